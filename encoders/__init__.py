@@ -1,0 +1,35 @@
+"""Vision encoders: pictures -> packed vectors with their grids. Names resolve on first use: importing is cheap."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from encoders.feature_cache import FeatureCache, fill
+    from encoders.patch_encoder import PatchEncoder
+    from encoders.protocol import Features, VisionEncoder, check_encoder, encode_by_size, from_name
+    from encoders.timm_encoder import TimmEncoder
+
+__all__ = [
+    "FeatureCache",
+    "Features",
+    "PatchEncoder",
+    "TimmEncoder",
+    "VisionEncoder",
+    "check_encoder",
+    "encode_by_size",
+    "fill",
+    "from_name",
+]
+
+HOME = {
+    "FeatureCache": "feature_cache",
+    "fill": "feature_cache",
+    "PatchEncoder": "patch_encoder",
+    "TimmEncoder": "timm_encoder",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"encoders has no {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(f"encoders.{HOME.get(name, 'protocol')}"), name)

@@ -1,0 +1,184 @@
+"""Names, packing and the check of an encoder."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from data.image import ImageSpec
+from encoders.patch_encoder import PatchEncoder
+from encoders.protocol import Features, VisionEncoder, check_encoder, encode_by_size, encoder_key, from_name
+
+MY_MODULE = """
+import torch
+from torch import nn
+from data.image import ImageSpec
+from encoders import encode_by_size
+
+class MyEncoder(nn.Module):
+    def __init__(self, width: int = 24):
+        super().__init__()
+        self.spec = ImageSpec(size_px=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+        self.width = width
+        self.conv = nn.Conv2d(3, width, 8, stride=8)
+
+    def grid(self, height, width):
+        return height // 8, width // 8
+
+    def encode(self, images):
+        return encode_by_size(self, images, self.conv)
+
+def wide():
+    return MyEncoder(width=48)
+
+def broken():
+    return nn.Linear(2, 2)
+"""
+
+
+@pytest.fixture
+def my_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "my_vision.py").write_text(MY_MODULE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "my_vision", raising=False)
+    return "my_vision"
+
+
+def test_importing_encoders_imports_no_heavy_package() -> None:
+    code = "import encoders, sys; assert not {'torch', 'timm', 'torchvision'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_a_class_of_fifteen_lines_in_the_users_own_module_is_an_encoder(my_module: str) -> None:
+    encoder = from_name(f"{my_module}.MyEncoder", width=16)
+    assert encoder.width == 16
+    check_encoder(encoder)
+
+
+def test_a_function_that_returns_an_encoder_is_a_name_too(my_module: str) -> None:
+    assert from_name(f"{my_module}.wide").width == 48
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("PatchEncoder", {}, "neither timm:NAME nor an import path"),
+        ("clip:vit", {}, "unknown encoder source 'clip'"),
+        ("no_such_module.MyEncoder", {}, "no module 'no_such_module'"),
+        ("my_vision.Other", {}, "has no 'Other'"),
+        ("my_vision.broken", {}, "lacks spec, width, grid, encode"),
+        ("my_vision.MyEncoder", {"hight": 3}, "unexpected keyword argument 'hight'; it takes"),
+        ("timm:vit_tinny_patch16_224", {}, "near: vit_tiny_patch16_224"),
+        ("timm:resnet18", {"weights": "package"}, "it may be tf_efficientnet_lite0"),
+        ("timm:resnet18", {"weights": "hubb"}, "weights must be hub, package or"),
+    ],
+)
+def test_a_wrong_name_is_refused_with_what_to_do(my_module: str, name: str, settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        from_name(name, **settings)
+
+
+def test_vectors_are_packed_in_the_order_of_the_images_and_row_by_row() -> None:
+    encoder = PatchEncoder(size_px=8, patch_px=4, width=5)
+    images = [torch.randn(3, 8, 8), torch.randn(3, 12, 4), torch.randn(3, 8, 8)]
+    features = encoder.encode(images)
+    assert features.grids.tolist() == [[2, 2], [3, 1], [2, 2]]
+    by_hand = [
+        encoder.project.weight.flatten(1) @ image[:, row : row + 4, column : column + 4].flatten()
+        + encoder.project.bias
+        for image in images
+        for row in range(0, image.shape[1], 4)
+        for column in range(0, image.shape[2], 4)
+    ]
+    torch.testing.assert_close(features.vectors, torch.stack(by_hand))
+    assert [len(part) for part in features.split()] == [4, 3, 4]
+
+
+def test_the_template_passes_the_check() -> None:
+    check_encoder(PatchEncoder())
+
+
+def test_the_key_follows_the_weights_and_the_picture_preparation() -> None:
+    encoder = PatchEncoder(size_px=32, width=8)
+    key = encoder_key(encoder)
+    assert encoder_key(encoder) == key
+    encoder.spec = ImageSpec(size_px=32, mean=(0.4, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    other_spec = encoder_key(encoder)
+    nn.init.zeros_(encoder.project.bias)
+    assert len({key, other_spec, encoder_key(encoder)}) == 3
+
+
+class Wrong(PatchEncoder):
+    """A sound encoder with one fault, applied to its features."""
+
+    def __init__(self, fault: Callable[["Wrong", Sequence[Tensor], Features], object]) -> None:
+        super().__init__(size_px=32, patch_px=16, width=8)
+        self.fault = fault
+
+    def encode(self, images: Sequence[Tensor]) -> Features:
+        return self.fault(self, images, super().encode(images))  # type: ignore[return-value]
+
+
+def sees_others(encoder: Wrong, images: Sequence[Tensor], features: Features) -> Features:
+    return Features(features.vectors - features.vectors.mean(0), features.grids)
+
+
+def changes_input(encoder: Wrong, images: Sequence[Tensor], features: Features) -> Features:
+    for image in images:
+        image.zero_()
+    return features
+
+
+def random_noise(encoder: Wrong, images: Sequence[Tensor], features: Features) -> Features:
+    return Features(features.vectors + torch.randn_like(features.vectors), features.grids)
+
+
+def fails_on_none(encoder: Wrong, images: Sequence[Tensor], features: Features) -> Features:
+    return features if images else Features(torch.zeros(0, 1), features.grids)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (lambda e, i, f: Features(f.vectors, f.grids + 1), "but grid\\(32, 32\\) says \\(2, 2\\) each"),
+        (lambda e, i, f: Features(f.vectors[1:], f.grids), "are class or register tokens still in it"),
+        (lambda e, i, f: Features(f.vectors[:, 1:], f.grids), "needed \\(12, 8\\)"),
+        (lambda e, i, f: Features(f.vectors * float("nan"), f.grids), "not all finite"),
+        (lambda e, i, f: Features(f.vectors * 0, f.grids), "does it use its input"),
+        (lambda e, i, f: Features(f.vectors.flip(0), f.grids), "is their order changed"),
+        (sees_others, "do pictures see each other"),
+        (changes_input, "changed its input"),
+        (random_noise, "is there randomness"),
+        (fails_on_none, "a batch may hold no picture"),
+        (lambda e, i, f: 1 / 0, "encode failed on 3 pictures of 32 x 32: division by zero"),
+    ],
+)
+def test_a_wrong_encoder_is_refused_with_its_fault_named(fault: Callable, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_encoder(Wrong(fault))
+
+
+def test_the_check_leaves_the_mode_as_it_was() -> None:
+    encoder = PatchEncoder()
+    check_encoder(encoder.train())
+    assert encoder.training
+
+
+def test_the_template_is_a_vision_encoder_by_type() -> None:
+    assert isinstance(PatchEncoder(), VisionEncoder)
+
+
+def test_equal_sizes_run_as_one_batch() -> None:
+    encoder = PatchEncoder(size_px=32, width=8)
+    batches: list[int] = []
+
+    def note(batch: Tensor) -> Tensor:
+        batches.append(len(batch))
+        return encoder.project(batch)
+
+    encode_by_size(encoder, [torch.randn(3, 32, 32), torch.randn(3, 16, 32), torch.randn(3, 32, 32)], note)
+    assert batches == [2, 1]
