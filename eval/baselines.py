@@ -1,0 +1,46 @@
+"""What a score is worth: the scores of guessing, and of one constant answer, from the right answers alone."""
+
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from eval.plan import Asked
+
+Metric = Callable[[str, Sequence[str]], float]
+SEED = 20260117
+DRAWS = 50  # answers of other questions drawn for each question
+METRIC_CALLS = 300_000  # bounds the search for the best constant answer: about 2 s of word F1
+
+
+def chance(asked: Sequence[Asked], metric: Metric) -> float:
+    """The expected score without knowledge.
+
+    Choose: a choice drawn at random. Generate: the right answer of another question, drawn at random (fixed seed, 50
+    draws for each question); 0 where there is no other question.
+    """
+    if asked[0].choices:
+        return sum(1 / len(question.choices) for question in asked) / len(asked)
+    if len(asked) == 1:
+        return 0.0
+    rng = random.Random(SEED)
+    total = 0.0
+    for place, question in enumerate(asked):
+        others = [other + (other >= place) for other in rng.choices(range(len(asked) - 1), k=DRAWS)]
+        total += sum(metric(asked[other].targets[0], question.targets) for other in others) / DRAWS
+    return total / len(asked)
+
+
+def majority(asked: Sequence[Asked], metric: Metric) -> float:
+    """The score of the best constant answer.
+
+    Choose, with the same choices for all: the most frequent right answer. Choose, with choices that differ: the most
+    frequent place of the right answer, since no answer is open to all. Generate: the right answer that scores best when
+    given to every question (the most frequent ones are tried where there are too many to try all).
+    """
+    if asked[0].choices:
+        same = len({frozenset(question.choices) for question in asked}) == 1
+        right = Counter[object](question.targets[0] if same else question.answer for question in asked)
+        return max(right.values()) / len(asked)
+    frequent = Counter(target for question in asked for target in dict.fromkeys(question.targets))
+    tried = [answer for answer, _ in frequent.most_common(max(1, METRIC_CALLS // len(asked)))]
+    return max(sum(metric(answer, question.targets) for question in asked) / len(asked) for answer in tried)

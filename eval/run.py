@@ -1,0 +1,184 @@
+"""Put a task to a model and score it: answer -> predictions.jsonl -> extract -> score.
+
+In: a Task and an Answerer. Out: a Result; beside it, in FOLDER/<task name>/, every answer (predictions.jsonl),
+what was run (run.json) and the result with its details (result.json). Answers are written as they come, so a killed
+run goes on where it stopped, and `rescore` needs no model.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from data.sample import BadRecord, Question
+from eval.plan import Asked, Plan, make_plan
+from eval.predictions import FILE_NAME, Prediction, PredictionWriter, read_predictions, task_folder, write_atomically
+from eval.score import Outcome, Result, outcomes, score
+from eval.task import Answerer, Task
+
+Progress = Callable[[str, int, int], None]  # (task name, questions answered, questions in all; blind ones included)
+
+
+def evaluate(
+    task: Task,
+    answerer: Answerer,
+    folder: str | Path,
+    blind_limit: int | None = 500,
+    batch_size: int = 64,
+    progress: Progress | None = None,
+) -> Result:
+    """Ask what has not been asked yet, then score.
+
+    Args:
+        task: the benchmark.
+        answerer: the model under test.
+        folder: of the run; the task gets a folder of its name in it.
+        blind_limit: how many questions with pictures are also asked without them; None for all, 0 for none.
+        batch_size: questions given to the answerer at a time; also the most that a killed run loses.
+        progress: told after every batch.
+
+    Raises:
+        ValueError: a question that cannot be scored, or an answerer that gave the wrong number of answers or a score
+            that is not finite. What was answered before is kept.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    place = task_folder(folder, task.name)
+    plan = make_plan(task, answerer.fingerprint(), blind_limit)
+    seconds = _seconds_before(place, plan.fingerprint)
+    _write_run(place, plan, blind_limit, seconds)
+    began = time.monotonic()
+    _answer(plan, answerer, place / FILE_NAME, batch_size, progress)
+    seconds += time.monotonic() - began
+    _write_run(place, plan, blind_limit, seconds)
+    return _score(place, plan, seconds)
+
+
+def rescore(folder: str | Path, task: Task) -> Result:
+    """Score the answers kept in `folder` anew, without a model: after a change of extraction or of right answers.
+
+    Raises:
+        ValueError: nothing was run there, the run is not finished, or prompt or questions have changed since.
+    """
+    place, run, plan = _reopen(folder, task)
+    return _score(place, plan, run["seconds"])
+
+
+def read_outcomes(folder: str | Path, task: Task, blind: bool = False) -> list[Outcome]:
+    """How each question of a finished run went, for reports and error analysis."""
+    place, _, plan = _reopen(folder, task)
+    return outcomes(plan, read_predictions(place / FILE_NAME), blind)
+
+
+def _answer(plan: Plan, answerer: Answerer, path: Path, batch_size: int, progress: Progress | None) -> None:
+    kept = read_predictions(path)
+    bad = {question.id for question in plan.asked if question.key in kept and kept[question.key].error is not None}
+    total = len(plan.asked) + sum(question.blind_key is not None for question in plan.asked)
+    done = 0
+    with PredictionWriter(path) as writer:
+        for blind in (False, True):
+            wanted = [question for question in plan.asked if not blind or question.blind_key is not None]
+            todo = [question for question in wanted if _key(question, blind) not in kept]
+            todo = [question for question in todo if not blind or question.id not in bad]
+            done += len(wanted) - len(todo)
+            for batch in _batches(todo, batch_size):
+                answered = _ask_batch(plan, answerer, batch, blind)
+                bad |= {prediction.id for prediction in answered if prediction.error is not None}
+                writer.append(answered)
+                done += len(batch)
+                if progress is not None:
+                    progress(plan.task.name, done, total)
+
+
+def _ask_batch(plan: Plan, answerer: Answerer, batch: Sequence[Asked], blind: bool) -> list[Prediction]:
+    prompted = [plan.task.ask(plan.questions[question.place]) for question in batch]
+    if blind:
+        prompted = [question.without_images() for question in prompted]
+    keys = [_key(question, blind) for question in batch]
+    try:
+        outputs = _outputs(plan.task, answerer, prompted)
+    except BadRecord as error:
+        if len(batch) == 1:
+            return [Prediction(batch[0].id, blind, keys[0], error=str(error))]
+        # One picture of the batch cannot be decoded: asked one by one, the others still get their answers.
+        return [prediction for question in batch for prediction in _ask_batch(plan, answerer, [question], blind)]
+    return [Prediction(q.id, blind, key, output) for q, key, output in zip(batch, keys, outputs, strict=True)]
+
+
+def _outputs(task: Task, answerer: Answerer, questions: Sequence[Question]) -> Sequence[str | list[float]]:
+    """The answerer's answers, checked."""
+    name = type(answerer).__name__
+    if task.mode == "generate":
+        texts = answerer.generate(questions, task.max_new_tokens)
+        _check_count(name, "answers", len(texts), len(questions), "questions")
+        wrong = next((text for text in texts if not isinstance(text, str)), None)
+        if wrong is not None:
+            raise ValueError(f"{name}.generate gave {wrong!r} as an answer; it must be a string")
+        return texts
+    candidates = [question.choices for question in questions]
+    rows = answerer.score(questions, candidates)
+    _check_count(name, "rows of scores", len(rows), len(questions), "questions")
+    for question, row in zip(questions, rows, strict=True):
+        _check_count(name, f"scores for {question.id!r}", len(row), len(question.choices), "candidates")
+        for candidate, value in zip(question.choices, row, strict=True):
+            if not math.isfinite(value):
+                raise ValueError(
+                    f"{name}.score gave {value} for candidate {candidate!r} of question {question.id!r}; a "
+                    "log-probability must be finite; check the model's weights for NaN"
+                )
+    return [[float(value) for value in row] for row in rows]
+
+
+def _check_count(name: str, what: str, got: int, needed: int, of: str) -> None:
+    if got != needed:
+        raise ValueError(f"{name} gave {got} {what}; {needed} {of} need one each")
+
+
+def _score(place: Path, plan: Plan, seconds: float) -> Result:
+    result = score(plan, read_predictions(place / FILE_NAME), seconds)
+    write_atomically(place / "result.json", json.dumps(asdict(result), indent=2, ensure_ascii=False) + "\n")
+    return result
+
+
+def _reopen(folder: str | Path, task: Task) -> tuple[Path, dict[str, Any], Plan]:
+    place = task_folder(folder, task.name)
+    run = _read_run(place)
+    if run is None:
+        raise ValueError(f"no run of task {task.name} in {folder}: {place / 'run.json'} is missing; evaluate it first")
+    return place, run, make_plan(task, run["answerer"], run["blind_limit"])
+
+
+def _read_run(place: Path) -> dict[str, Any] | None:
+    path = place / "run.json"
+    if not path.exists():
+        return None
+    try:
+        run: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return {"answerer": run["answerer"], "blind_limit": run["blind_limit"], "seconds": run["seconds"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not what an evaluation writes ({error}); delete it and evaluate again") from error
+
+
+def _seconds_before(place: Path, fingerprint: str) -> float:
+    run = _read_run(place)
+    return float(run["seconds"]) if run is not None and run["answerer"] == fingerprint else 0.0
+
+
+def _write_run(place: Path, plan: Plan, blind_limit: int | None, seconds: float) -> None:
+    run = {"task": plan.task.name, "answerer": plan.fingerprint, "blind_limit": blind_limit, "seconds": seconds}
+    write_atomically(place / "run.json", json.dumps(run, indent=2) + "\n")
+
+
+def _key(question: Asked, blind: bool) -> str:
+    if not blind:
+        return question.key
+    assert question.blind_key is not None
+    return question.blind_key
+
+
+def _batches(todo: Sequence[Asked], size: int) -> Iterator[Sequence[Asked]]:
+    for start in range(0, len(todo), size):
+        yield todo[start : start + size]
