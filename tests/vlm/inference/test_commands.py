@@ -1,0 +1,205 @@
+"""The `generate` and `eval` commands, from their arguments to what they print and write. Mirrors vlm/commands."""
+
+import argparse
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import vlm.commands.eval
+import vlm.commands.generate
+from data.sample import Question
+from data.shards import write_shard
+from vlm.commands.eval import kept_results
+from vlm.model import VisionLanguageModel
+
+Make = Callable[..., Question]
+
+
+@pytest.fixture(scope="session")
+def run_folder(model: VisionLanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    model.save_pretrained(folder / "model")
+    return folder
+
+
+@pytest.fixture
+def picture(make_question: Make, tmp_path: Path) -> Path:
+    path = tmp_path / "red.png"
+    path.write_bytes(make_question("", "red").images["0.png"])
+    return path
+
+
+@pytest.fixture
+def shard(make_question: Make, tmp_path: Path) -> Path:
+    def record(number: int) -> tuple[str, Mapping[str, bytes]]:
+        colour = ("red", "blue", "green")[number % 3]
+        told: dict[str, Any] = {
+            "id": f"q{number}",
+            "content": [{"type": "image", "image": "0.png"}, {"type": "text", "text": f"Which colour, {number}?"}],
+            "choices": ["red", "blue", "green"],
+            "answer": number % 3,
+        }
+        return f"{number:04d}", {
+            "json": json.dumps(told).encode(),
+            "0.png": make_question("", colour).images["0.png"],
+        }
+
+    path = tmp_path / "colours.tar"
+    write_shard(path, [record(number) for number in range(7)])
+    return path
+
+
+def call(command: ModuleType, *arguments: object) -> int:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return int(command.run(parser.parse_args([str(argument) for argument in arguments])))
+
+
+def test_generate_prints_an_answer(run_folder: Path, picture: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = (
+        "--model",
+        run_folder / "model",
+        "--image",
+        picture,
+        "--prompt",
+        "What is this?",
+        "--max-new-tokens",
+        5,
+    )
+    assert call(vlm.commands.generate, *arguments) == 0
+    plain = capsys.readouterr().out
+    assert call(vlm.commands.generate, *arguments, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert plain == told["answer"] + "\n"
+    assert told["answer_tokens"] <= 5
+
+
+def test_a_mark_says_where_the_picture_stands() -> None:
+    parts = vlm.commands.generate.prompt_parts("Is {image} like {image}?", ["0.png", "1.png"])
+    assert [part.text or part.image for part in parts] == ["Is ", "0.png", " like ", "1.png", "?"]
+    before = vlm.commands.generate.prompt_parts("What?", ["0.png"])
+    assert [part.text or part.image for part in before] == ["0.png", "What?"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "image", "message"),
+    [
+        ("What?", "missing.png", "cannot read the picture .*missing.png: No such file"),
+        ("What?", "words.png", "words.png: .*is no JPEG, PNG, WEBP|words.png: .*begins with"),
+        ("{image} {image}", "red.png", "2 {image} marks but 1 pictures"),
+        ("What?", "", "cannot read the picture"),
+    ],
+)
+def test_generate_refuses_bad_input_in_one_line(
+    run_folder: Path, picture: Path, prompt: str, image: str, message: str
+) -> None:
+    (picture.parent / "words.png").write_text("not a picture")
+    with pytest.raises(ValueError, match=message) as error:
+        call(
+            vlm.commands.generate,
+            "--model",
+            run_folder / "model",
+            "--image",
+            picture.parent / image,
+            "--prompt",
+            prompt,
+        )
+    assert "\n" not in str(error.value)
+
+
+def test_an_empty_prompt_is_refused(run_folder: Path) -> None:
+    with pytest.raises(ValueError, match="prompt is empty"):
+        call(vlm.commands.generate, "--model", run_folder / "model", "--prompt", " ")
+
+
+def test_eval_scores_any_shard_and_keeps_every_answer(
+    run_folder: Path, shard: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    arguments = ("--model", run_folder / "model", "--shards", shard, "--out", out)
+    assert call(vlm.commands.eval, *arguments, "--mode", "choose") == 0
+    assert "shards/colours" in capsys.readouterr().out
+    scores = json.loads((out / "scores.json").read_text())["shards/colours"]
+    assert set(scores) == {"score", "n", "low", "high", "chance", "majority", "blind", "unparsed"}
+    assert scores["n"] == 7
+    assert scores["chance"] == pytest.approx(1 / 3)
+    assert len((out / "shards" / "colours" / "predictions.jsonl").read_text().splitlines()) == 14  # 7 seen, 7 blind
+    assert call(vlm.commands.eval, *arguments, "--mode", "choose", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["shards/colours"] == scores
+
+
+def test_eval_without_blind_questions_has_no_blind_score(run_folder: Path, shard: Path, tmp_path: Path) -> None:
+    arguments = ("--model", run_folder / "model", "--shards", shard, "--mode", "generate", "--out", tmp_path / "out")
+    assert call(vlm.commands.eval, *arguments, "--blind", "off") == 0
+    assert json.loads((tmp_path / "out" / "scores.json").read_text())["shards/colours"]["blind"] is None
+
+
+def test_a_limit_is_spread_evenly_and_kept_apart(run_folder: Path, shard: Path) -> None:
+    assert (
+        call(vlm.commands.eval, "--model", run_folder / "model", "--shards", shard, "--mode", "choose", "--limit", 3)
+        == 0
+    )
+    assert not (run_folder / "scores.json").exists()
+    folder = run_folder / "limit-3"
+    assert json.loads((folder / "scores.json").read_text())["shards/colours"]["n"] == 3
+    lines = (folder / "shards" / "colours" / "predictions.jsonl").read_text().splitlines()
+    assert {json.loads(line)["id"] for line in lines} == {"q0", "q2", "q4"}
+
+
+def test_one_task_more_keeps_the_scores_of_the_others(run_folder: Path, shard: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    other = tmp_path / "other.tar"
+    other.write_bytes(shard.read_bytes())
+    for source in (shard, other):
+        call(
+            vlm.commands.eval,
+            *("--model", run_folder / "model", "--shards", source, "--mode", "choose", "--out", out, "--blind", "off"),
+        )
+    scores = json.loads((out / "scores.json").read_text())
+    assert set(scores) == {"shards/colours", "shards/other"}
+    assert kept_results(out, "another model", skip=[]) == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tasks", "demo/nothing"], "unknown task 'demo/nothing'.*demo/presence"),
+        (["--shards", "nowhere.tar", "--mode", "choose"], "nowhere.tar"),
+        (["--shards", "any.tar"], "--shards needs --mode"),
+        (["--tasks", "demo", "--mode", "choose"], "--mode is for --shards"),
+        (["--tasks", "demo", "--limit", "0"], "--limit must be at least 1"),
+    ],
+)
+def test_eval_refuses_bad_input_before_any_work(
+    run_folder: Path, arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(VisionLanguageModel, "from_pretrained", lambda folder: pytest.fail("the model was loaded"))
+    with pytest.raises(ValueError, match=message):
+        call(vlm.commands.eval, "--model", run_folder / "model", *arguments)
+
+
+def test_eval_refuses_a_folder_that_is_no_model_and_a_place_that_cannot_be_written(
+    run_folder: Path, shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(VisionLanguageModel, "from_pretrained", lambda folder: pytest.fail("the model was loaded"))
+    arguments = ("--shards", shard, "--mode", "choose")
+    with pytest.raises(ValueError, match="no model folder at"):
+        call(vlm.commands.eval, "--model", tmp_path / "nothing", *arguments)
+    half = tmp_path / "half" / "model"
+    half.mkdir(parents=True)
+    for name in ("model.safetensors", "config.yaml"):
+        (half / name).touch()
+    with pytest.raises(ValueError, match=r"lacks tokenizer\.json"):
+        call(vlm.commands.eval, "--model", half, *arguments)
+    assert [path.name for path in half.parent.iterdir()] == ["model"]
+    with pytest.raises(ValueError, match=r"cannot write in .*colours\.tar.*choose another folder with --out"):
+        call(vlm.commands.eval, "--model", run_folder / "model", *arguments, "--out", shard / "out")
+
+
+def test_a_device_that_is_not_there_is_named(run_folder: Path, picture: Path) -> None:
+    with pytest.raises(ValueError, match="device 'cuda:99' cannot be used"):
+        call(vlm.commands.generate, "--model", run_folder / "model", "--prompt", "What?", "--device", "cuda:99")

@@ -1,0 +1,174 @@
+"""`vlm eval`: put benchmarks to a trained model, print the table of scores, keep every answer and scores.json."""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from data.sample import Question
+    from eval.score import Result
+    from eval.task import Task
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the command takes."""
+    parser.add_argument("--model", required=True, type=Path, metavar="FOLDER", help="folder of a trained model")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--tasks", metavar="NAME[,NAME]", help="benchmarks or groups of them, such as demo or demo/presence"
+    )
+    what.add_argument(
+        "--shards", metavar="TAR", help="any benchmark shards in the record format: a .tar, a folder, a brace pattern"
+    )
+    parser.add_argument(
+        "--mode",
+        choices=("choose", "generate"),
+        help="with --shards: rank the record's choices, or compare a written answer",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="where answers and scores.json go (default: the folder the model stands in)",
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="only N questions of each task, evenly spread")
+    parser.add_argument(
+        "--blind",
+        type=blind_limit,
+        default=500,
+        metavar="N|full|off",
+        help="how many questions are also asked without their pictures (default: 500)",
+    )
+    parser.add_argument("--device", help="such as cpu or cuda:1 (default: cuda where there is one)")
+    parser.add_argument("--json", action="store_true", help="print the scores as JSON instead of a table")
+
+
+def blind_limit(text: str) -> int | None:
+    """`full` is None (all), `off` is 0, or a number of questions."""
+    if text in ("full", "off"):
+        return None if text == "full" else 0
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"got {text!r}; give a number of questions, full or off")
+    return int(text)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate, print, write. Every fault of the user's input is found before the model is loaded."""
+    from vlm.model_folder import require_model_folder
+
+    tasks = chosen_tasks(args)
+    require_model_folder(args.model)
+    out = args.out if args.out is not None else default_folder(args.model, args.limit)
+    require_writable(out)
+
+    from eval.report import scores_table, write_scores
+    from eval.run import evaluate
+    from vlm.inference.answer import ModelAnswerer
+    from vlm.inference.load import load_model
+
+    answerer = ModelAnswerer(load_model(args.model, args.device))
+    results = {
+        task.name: evaluate(
+            task, answerer, out, blind_limit=args.blind, progress=Progress() if sys.stderr.isatty() else None
+        )
+        for task in tasks
+    }
+    path = out / "scores.json"
+    write_scores(path, {**kept_results(out, answerer.fingerprint(), skip=list(results)), **results})
+    if args.json:
+        scores = json.loads(path.read_text(encoding="utf-8"))
+        print(json.dumps({name: scores[name] for name in results}, indent=2, ensure_ascii=False))
+    else:
+        print(scores_table(results))
+        print(f"\nscores: {path}")
+    return 0
+
+
+def default_folder(model: Path, limit: int | None) -> Path:
+    """The run's folder; for a few questions one of their own in it, so that they do not replace the whole score."""
+    run_folder = model.resolve().parent
+    return run_folder if limit is None else run_folder / f"limit-{limit}"
+
+
+def chosen_tasks(args: argparse.Namespace) -> "list[Task]":
+    """The tasks that the arguments name.
+
+    Raises:
+        ValueError: an unknown task, options that do not fit, or shards that cannot be opened.
+    """
+    from data.shards import open_shards
+    from eval.task import find_tasks
+    from eval.tasks.shards import shards_task
+
+    if args.limit is not None and args.limit < 1:
+        raise ValueError(f"--limit must be at least 1, got {args.limit}")
+    if args.shards is None:
+        if args.mode is not None:
+            raise ValueError("--mode is for --shards; a named task has a mode of its own")
+        tasks = find_tasks(args.tasks)
+    else:
+        if args.mode is None:
+            raise ValueError(
+                "--shards needs --mode choose (rank the record's choices) or --mode generate (compare a written answer)"
+            )
+        open_shards(args.shards)
+        tasks = [shards_task(args.shards, args.mode)]
+    return tasks if args.limit is None else [limited(task, args.limit) for task in tasks]
+
+
+def limited(task: "Task", limit: int) -> "Task":
+    """The task with `limit` of its questions, evenly spread: shards are often sorted by kind."""
+
+    def some() -> "Sequence[Question]":
+        questions = task.questions()
+        count = min(limit, len(questions))
+        return [questions[place * len(questions) // count] for place in range(count)]
+
+    return replace(task, questions=some)
+
+
+def require_writable(folder: Path) -> None:
+    """Refuse a folder in which nothing can be written, before any work.
+
+    Raises:
+        ValueError: names the folder.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"cannot write in {folder} ({error.strerror}); choose another folder with --out") from error
+
+
+def kept_results(folder: Path, fingerprint: str, skip: Sequence[str]) -> "dict[str, Result]":
+    """Scores of other tasks that the same model got before: evaluating one task more does not drop them."""
+    from eval.score import Result
+
+    kept: dict[str, Result] = {}
+    for name in read_json(folder / "scores.json"):
+        run, result = read_json(folder / name / "run.json"), read_json(folder / name / "result.json")
+        if name not in skip and result and run.get("answerer") == fingerprint:
+            kept[name] = Result(**result)
+    return kept
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object that an evaluation wrote; empty where there is none: it is then asked for anew, never guessed."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+class Progress:
+    """One line on the terminal that counts up, and ends with each task."""
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        print(f"\r{name}: {done:,} of {total:,}", end="\n" if done == total else "", file=sys.stderr, flush=True)
