@@ -1,0 +1,56 @@
+"""One transformer block: attention, then experts (or a dense layer), each behind a norm and added to the stream."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vlm.backbone.attention import Attention
+from vlm.backbone.cache import KeyValues, Seats
+from vlm.backbone.config import BackboneConfig
+from vlm.backbone.documents import Documents
+from vlm.backbone.experts import Routing, SparseFeedForward
+from vlm.backbone.layers import RMSNorm, SwiGLU
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What all blocks of one stream (tokens or concepts) share in one call."""
+
+    documents: Documents
+    rotary: tuple[Float[Tensor, "n 1 pairs"], Float[Tensor, "n 1 pairs"]]
+    store: KeyValues | None = None  # with `seats`: keys and values kept between calls
+    seats: Seats | None = None
+
+
+class Block(nn.Module):
+    """Pre-norm block with the layout and the names of Qwen3-MoE."""
+
+    def __init__(self, config: BackboneConfig, joint: bool) -> None:
+        super().__init__()
+        width, experts = config.width, config.experts
+        self.input_layernorm = RMSNorm(width, config.norm_eps)
+        self.self_attn = Attention(
+            width, config.num_heads, config.num_kv_heads, config.head_width, config.norm_eps, joint
+        )
+        self.post_attention_layernorm = RMSNorm(width, config.norm_eps)
+        self.is_sparse = experts.num_experts > 1
+        self.mlp: nn.Module = SparseFeedForward(width, experts) if self.is_sparse else SwiGLU(width, experts.hidden)
+
+    def forward(
+        self, x: Float[Tensor, "n d"], stream: Stream, concept: Float[Tensor, "n d"] | None = None, layer: int = 0
+    ) -> tuple[Float[Tensor, "n d"], Routing | None]:
+        """Vectors after this block, and the experts' routing (None for a dense layer).
+
+        Args:
+            concept: for joint decoding, the concept that each token sees.
+            layer: which layer of the stream's store this is.
+        """
+        seen = self.self_attn(
+            self.input_layernorm(x), stream.documents, stream.rotary, concept, stream.store, stream.seats, layer
+        )
+        x = x + seen
+        out = self.mlp(self.post_attention_layernorm(x))
+        if self.is_sparse:
+            return x + out[0], out[1]
+        return x + out, None

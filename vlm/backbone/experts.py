@@ -1,0 +1,201 @@
+"""A feed-forward layer of experts: each token is sent to the top-k of them.
+
+Sort the (token, expert) pairs by expert, gather, one grouped product for gate and up together, SwiGLU, one grouped
+product down, and back. Names and layouts of the weights are those of Qwen3-MoE.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from vlm.backbone.layers import swiglu
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertsConfig:
+    """How many experts a layer has and how tokens choose among them; one expert means a dense layer."""
+
+    num_experts: int
+    top_k: int
+    hidden: int  # width of one expert's inner layer
+    normalize_top_k: bool = True  # weights of the chosen experts sum to 1
+    balance_weight: float = 0.01  # weight of the balance loss in the total
+    z_weight: float = 0.0  # weight of the router's z loss in the total
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.top_k <= self.num_experts:
+            raise ValueError(f"top_k must be between 1 and num_experts={self.num_experts}, got {self.top_k}")
+        if self.hidden < 1:
+            raise ValueError(
+                f"hidden is the width of an expert's inner layer and must be at least 1, got {self.hidden}"
+            )
+        if self.balance_weight < 0 or self.z_weight < 0:
+            raise ValueError(
+                f"loss weights must not be negative, got balance_weight={self.balance_weight}, z_weight={self.z_weight}"
+            )
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Which experts each token goes to, and what the losses are made of."""
+
+    chosen: Int[Tensor, "n top"]
+    weight: Float[Tensor, "n top"]
+    order: Int[Tensor, " pairs"]  # (token, choice) pairs sorted by expert, as indices into the flattened `chosen`
+    ends: Int[Tensor, " e"]  # int32: how many of the sorted pairs belong to this expert or one before it
+    load: Float[Tensor, " e"]  # number of tokens that chose each expert; no gradient
+    prob: Float[Tensor, " e"]  # mean probability of each expert
+    z: Float[Tensor, ""]  # mean of the squared log of the softmax's denominator
+
+
+@cache
+def _has_grouped_mm(device: str, dtype: torch.dtype) -> bool:
+    """Whether grouped_mm runs here, forward and backward. CPU refuses float64; versions and GPUs differ."""
+    if not hasattr(F, "grouped_mm"):
+        return False
+    try:
+        with torch.enable_grad(), torch.autocast(device, enabled=False):
+            rows = torch.ones(16, 16, device=device, dtype=dtype, requires_grad=True)
+            weight = torch.ones(2, 16, 16, device=device, dtype=dtype, requires_grad=True)
+            ends = torch.tensor([0, 16], device=device, dtype=torch.int32)
+            out = F.grouped_mm(rows, weight.transpose(-2, -1), offs=ends)
+            out.backward(torch.ones_like(out))
+    except (RuntimeError, ValueError, NotImplementedError):
+        return False
+    return True
+
+
+def grouped_linear(
+    rows: Float[Tensor, "r a"], weight: Float[Tensor, "e b a"], ends: Int[Tensor, " e"]
+) -> Float[Tensor, "r b"]:
+    """Rows sorted by expert times their expert's weight; expert i has the rows from ends[i - 1] to ends[i]."""
+    aligned = all(size * rows.element_size() % 16 == 0 for size in weight.shape[1:])
+    if aligned and len(rows) and _has_grouped_mm(rows.device.type, rows.dtype):
+        return F.grouped_mm(rows, weight.transpose(-2, -1), offs=ends)
+    # The activations are split, and the weights unbound: `weight[i]` would build a full zero gradient for each expert.
+    counts = torch.diff(ends, prepend=ends.new_zeros(1)).tolist()
+    parts = [F.linear(part, one) for part, one in zip(rows.split(counts), weight.unbind(), strict=True)]
+    return torch.cat(parts)
+
+
+class _Dispatch(torch.autograd.Function):
+    """Copy each token's vector to the rows of its experts. Backward sums them by a gather, not an index_add."""
+
+    @staticmethod
+    def forward(  # type: ignore[no-untyped-def]
+        ctx, x: Tensor, order: Tensor, row_of_pair: Tensor, top_k: int
+    ) -> Tensor:
+        ctx.save_for_backward(row_of_pair)
+        ctx.top_k = top_k
+        return x.index_select(0, order.div(top_k, rounding_mode="floor"))
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[no-untyped-def]
+        (row_of_pair,) = ctx.saved_tensors
+        return grad.index_select(0, row_of_pair).unflatten(0, (-1, ctx.top_k)).sum(1), None, None, None
+
+
+class _Return(torch.autograd.Function):
+    """Rows sorted by expert back to the order of (token, expert) pairs: a permutation, so backward is its inverse."""
+
+    @staticmethod
+    def forward(ctx, rows: Tensor, order: Tensor, row_of_pair: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(order)
+        return rows.index_select(0, row_of_pair)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
+        (order,) = ctx.saved_tensors
+        return grad.index_select(0, order), None, None
+
+
+class Router(nn.Linear):
+    """Scores of the experts, at least float32; `mlp.gate` of a checkpoint."""
+
+    def __init__(self, width: int, config: ExpertsConfig) -> None:
+        super().__init__(width, config.num_experts, bias=False)
+        self.top_k, self.normalize = config.top_k, config.normalize_top_k
+
+    def choose(self, x: Float[Tensor, "n d"]) -> Routing:
+        precise = torch.promote_types(x.dtype, torch.float32)
+        with torch.autocast(x.device.type, enabled=False):
+            scores = F.linear(x.to(precise), self.weight.to(precise))
+        prob = scores.softmax(-1)
+        weight, chosen = prob.topk(self.top_k, dim=-1)
+        if self.normalize:
+            weight = weight / weight.sum(-1, keepdim=True)
+        expert, order = chosen.flatten().sort(stable=True)
+        experts = torch.arange(self.out_features, device=x.device)
+        ends = torch.searchsorted(expert, experts, right=True).to(torch.int32)
+        load = torch.diff(ends, prepend=ends.new_zeros(1)).to(precise)
+        z = scores.logsumexp(-1).square().mean()
+        return Routing(chosen, weight, order, ends, load, prob.mean(0), z)
+
+
+class Experts(nn.Module):
+    """The experts' weights: gate and up stacked in one tensor, so that one product serves both."""
+
+    def __init__(self, width: int, config: ExpertsConfig) -> None:
+        super().__init__()
+        self.gate_up_proj = nn.Parameter(torch.empty(config.num_experts, 2 * config.hidden, width))
+        self.down_proj = nn.Parameter(torch.empty(config.num_experts, width, config.hidden))
+
+    def forward(self, x: Float[Tensor, "n d"], routing: Routing) -> Float[Tensor, "n d"]:
+        gate_up: Tensor = self.gate_up_proj
+        down: Tensor = self.down_proj
+        if torch.is_autocast_enabled(x.device.type):
+            # grouped_mm is unknown to autocast and wants one dtype for both operands.
+            dtype = torch.get_autocast_dtype(x.device.type)
+            x, gate_up, down = x.to(dtype), gate_up.to(dtype), down.to(dtype)
+        num_tokens, top_k = routing.chosen.shape
+        order, ends = routing.order, routing.ends
+        row_of_pair = torch.empty_like(order)
+        row_of_pair[order] = torch.arange(len(order), device=order.device)
+        rows = _Dispatch.apply(x, order, row_of_pair, top_k)
+        rows = grouped_linear(swiglu(grouped_linear(rows, gate_up, ends)), down, ends)
+        pairs = _Return.apply(rows, order, row_of_pair).view(num_tokens, top_k, -1)
+        return torch.bmm(routing.weight.to(pairs.dtype)[:, None], pairs).squeeze(1)
+
+
+class SparseFeedForward(nn.Module):
+    """Router and experts."""
+
+    def __init__(self, width: int, config: ExpertsConfig) -> None:
+        super().__init__()
+        self.gate = Router(width, config)
+        self.experts = Experts(width, config)
+
+    def forward(self, x: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "n d"], Routing]:
+        routing = self.gate.choose(x)
+        return self.experts(x, routing), routing
+
+
+def routing_losses(
+    routings: Sequence[Routing | None], like: Tensor, over_ranks: bool
+) -> tuple[dict[str, Float[Tensor, ""]], Float[Tensor, "layers e"] | None]:
+    """Balance and z loss, means over layers, and each layer's share of choices by expert; without experts 0 and None.
+
+    Balance is e * sum(share of choices * mean probability): 1 where the experts are used evenly. Token layers count
+    tokens, concept layers concepts. The shares are those of all ranks, the probabilities the rank's own, scaled by what
+    the rank has of all tokens or concepts, so that the mean over ranks is the loss of all of them together.
+    """
+    sparse = [routing for routing in routings if routing is not None]
+    if not sparse:
+        return {"balance": like.new_zeros(()), "z": like.new_zeros(())}, None
+    load = torch.stack([routing.load for routing in sparse])
+    portion = torch.ones_like(load[:, 0])
+    if over_ranks:
+        mine = load.sum(-1)
+        load = load.clone()
+        torch.distributed.all_reduce(load)
+        portion = torch.distributed.get_world_size() * mine / load.sum(-1)
+    load = load / load.sum(-1, keepdim=True)
+    prob = torch.stack([routing.prob for routing in sparse])
+    balance = load.shape[1] * ((load * prob).sum(-1) * portion).mean()
+    z = (torch.stack([routing.z for routing in sparse]) * portion).mean()
+    return {"balance": balance, "z": z}, load
