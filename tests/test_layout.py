@@ -40,7 +40,9 @@ def test_packages_import_only_what_the_layering_allows() -> None:
         for line, name in imports(path):
             top = name.split(".")[0]
             if top in MAY_IMPORT and top != package and top not in MAY_IMPORT[package]:
-                wrong.append(f"{path.relative_to(ROOT)}:{line} imports {name}; {package} may import {sorted(MAY_IMPORT[package])}")
+                wrong.append(
+                    f"{path.relative_to(ROOT)}:{line} imports {name}; {package} may import {sorted(MAY_IMPORT[package])}"
+                )
     assert not wrong, "\n".join(wrong)
 
 
@@ -66,4 +68,6 @@ def test_inside_vlm_imports_point_from_the_command_towards_the_backbone() -> Non
 @pytest.mark.parametrize("path", source_files(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_source_file_stays_under_300_lines(path: Path) -> None:
     lines = len(path.read_text().splitlines())
-    assert lines <= MAX_LINES or str(path.relative_to(ROOT)) in LONGER, f"{path} has {lines} lines; split it by what it does"
+    assert lines <= MAX_LINES or str(path.relative_to(ROOT)) in LONGER, (
+        f"{path} has {lines} lines; split it by what it does"
+    )

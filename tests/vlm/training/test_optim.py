@@ -1,0 +1,41 @@
+import pytest
+import torch
+from torch import nn
+
+from vlm.training.optim import OptimizerConfig, build_optimizer, parameter_groups, schedule
+
+
+def test_rate_rises_linearly_then_falls_to_the_final_fraction() -> None:
+    share = schedule(OptimizerConfig(warmup_steps=4, final_fraction=0.1), max_steps=14)
+    assert [share(step) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
+    assert share(9) == pytest.approx(0.55)
+    assert share(14) == pytest.approx(0.1)
+    assert share(100) == pytest.approx(0.1)
+
+
+def test_only_matrices_decay() -> None:
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 3), nn.LayerNorm(3))
+    decayed, kept = parameter_groups(model, 0.1)
+    assert [tuple(p.shape) for p in decayed["params"]] == [(3, 4)]
+    assert [tuple(p.shape) for p in kept["params"]] == [(5, 4), (3,), (3,), (3,)]
+
+
+def test_a_wholly_frozen_model_is_refused() -> None:
+    model = nn.Linear(2, 2).requires_grad_(False)
+    with pytest.raises(ValueError, match="nothing to train"):
+        build_optimizer(model, OptimizerConfig(), 10)
+
+
+@pytest.mark.parametrize(("field", "value"), [("lr", 0.0), ("warmup_steps", -1), ("final_fraction", 2.0)])
+def test_impossible_settings_are_refused_with_their_value(field: str, value: float) -> None:
+    with pytest.raises(ValueError, match=rf"optimizer.{field}.*{value}"):
+        OptimizerConfig(**{field: value})
+
+
+def test_optimizer_leaves_frozen_parameters_out() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[0].requires_grad_(False)
+    optimizer, _ = build_optimizer(model, OptimizerConfig(), 10)
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert held == {id(p) for p in model[1].parameters()}
+    assert isinstance(optimizer, torch.optim.AdamW)

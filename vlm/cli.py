@@ -1,0 +1,96 @@
+"""The `vlm` command: a light dispatcher. Each subcommand lives in vlm/commands and is imported only when it is called.
+
+Exit codes: 0 done, 2 the user can mend it (one line on standard error), 130 interrupted. Set VLM_TRACEBACK=1 to see where an error came from.
+"""
+
+import argparse
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+COMMANDS = {
+    "demo": "train, evaluate and show a small model on real pictures",
+    "fit": "train a model from a config",
+    "validate": "loss and compression of a checkpoint on held-out data",
+    "eval": "score a model on benchmarks",
+    "generate": "answer a prompt about pictures",
+}
+BY_LIGHTNING = ("fit", "validate")
+PACKAGES = ("vlm", "encoders", "data", "eval")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        check_packages()
+        # Appended, never prepended: a user's module is found, and a user's own `data/` cannot hide ours.
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())
+        return dispatch(arguments)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        if os.environ.get("VLM_TRACEBACK"):
+            raise
+        print(f"vlm: error: {one_line(error)}", file=sys.stderr)
+        return 2
+
+
+def dispatch(arguments: list[str]) -> int:
+    """Hand the arguments to the command they name."""
+    parser = argparse.ArgumentParser(prog="vlm", description="Train, evaluate and use vision-language models.")
+    parser.add_argument("--version", action="store_true", help="print the version and stop")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    for name, text in COMMANDS.items():
+        subparsers.add_parser(name, help=text, add_help=False)
+    if arguments and arguments[0] in COMMANDS:
+        name, rest = arguments[0], arguments[1:]
+        if name in BY_LIGHTNING:
+            from vlm.commands.fit import run_lightning
+
+            return run_lightning(name, rest)
+        module = importlib.import_module(f"vlm.commands.{name}")
+        command = argparse.ArgumentParser(prog=f"vlm {name}", description=COMMANDS[name])
+        module.add_arguments(command)
+        return int(module.run(command.parse_args(rest)))
+    parsed = parser.parse_args(arguments)
+    if parsed.version:
+        from importlib.metadata import version
+
+        print(version("conceptvlm"))
+        return 0
+    parser.print_help()
+    return 0 if not arguments else 2
+
+
+def check_packages() -> None:
+    """Refuse to run when another package of the same name hides one of ours.
+
+    Raises:
+        ValueError: names the file in the way.
+    """
+    ours = Path(__file__).resolve().parent.parent
+    for name in PACKAGES:
+        spec = importlib.util.find_spec(name)
+        found = None if spec is None or spec.origin is None else Path(spec.origin).resolve()
+        if found is None or found.parent.parent != ours:
+            raise ValueError(
+                f"the package `{name}` of ConceptVLM is hidden by {found or 'nothing: it is missing'}; "
+                "rename that file, or take its folder out of PYTHONPATH"
+            )
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error as one line."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main())

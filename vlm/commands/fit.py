@@ -1,0 +1,256 @@
+"""`vlm fit` and `vlm validate`: the Lightning CLI with the project's config graph.
+
+    tokenizer, encoder, connector, backbone, optimizer  (top level; linked into)->  model, data
+The model and the data module both take from the top level, and neither from the other.
+"""
+
+import logging
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jsonargparse import Namespace, set_loader
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from data.image import ImageLayout
+from data.module import DataModule, SourceConfig
+from vlm.backbone import BackboneConfig
+from vlm.commands.configs import found_configs, load_yaml_strictly
+from vlm.connector import ConnectorConfig
+from vlm.model import EncoderSetting, ModelConfig, build_encoder, image_layout, model_config
+from vlm.training.allocator import keep_freed_memory
+from vlm.training.checkpoint import AtomicCheckpointIO
+from vlm.training.module import VLMTrainingModule
+from vlm.training.optim import OptimizerConfig
+from vlm.training.watch import Monitor
+
+QUIET = (
+    ".*does not have many workers.*",  # the loader's workers are chosen by the config
+    ".*is supposed to be used .*dataloader.*",
+    ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
+    ".*litlogger.*",
+)
+
+
+class Parser(LightningArgumentParser):
+    """Errors in one line; configs are looked up in the current folder, then among those that come with the package."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise ValueError(message) from ex
+
+
+def build_model(
+    config: Any,
+    optimizer: Any,
+    freeze: list[str] | None = None,
+    feature_cache: str | None = None,
+    hold_compression: bool = True,
+) -> VLMTrainingModule:
+    """What learns, and how.
+
+    Args:
+        config: made from the top level of the config.
+        optimizer: made from the top level of the config.
+        freeze: names of the parts that do not learn, such as `encoder`.
+        feature_cache: folder for the features of a frozen encoder, or `auto`; null encodes each picture each time.
+        hold_compression: a controller holds the target by the weight of the ratio loss; false keeps the weight constant, as the paper does.
+    """
+    return VLMTrainingModule(
+        config, optimizer, freeze=freeze, feature_cache=feature_cache, hold_compression=hold_compression
+    )
+
+
+def build_data(
+    tokenizer: Any,
+    layout: Any,
+    train: list[SourceConfig | str],
+    val: list[SourceConfig | str] | None = None,
+    row_tokens: int = 4096,
+    num_workers: int = 1,
+    augmentations: int = 0,
+    seed: int = 0,
+) -> DataModule:
+    """Records in, packed batches out.
+
+    Args:
+        tokenizer: set at the top level of the config.
+        layout: made from the top level's encoder and connector.
+        train: sources to learn from: a tar, a folder of tars, a brace pattern, or `demo:...`; each with its weight in the mixture.
+        val: sources to validate on.
+        row_tokens: tokens of one packed row, which is one batch of one rank.
+        num_workers: processes that read and decode beside the training process.
+        augmentations: augmented copies of each training picture, beside the picture itself.
+        seed: order of the data.
+    """
+    return DataModule(
+        tokenizer=tokenizer,
+        layout=layout,
+        train=train,
+        val=val or [],
+        row_tokens=row_tokens,
+        num_workers=num_workers,
+        augmentations=augmentations,
+        seed=seed,
+    )
+
+
+def compose_model(tokenizer: str, encoder: EncoderSetting, connector: Any, backbone: Any) -> ModelConfig:
+    """The model's config from the top-level groups, as the parser holds them."""
+    if backbone is None:
+        raise ValueError("the config has no `backbone`; give its width, layers and experts as in configs/demo.yaml")
+    settings = {
+        "tokenizer": tokenizer,
+        "encoder": plain(encoder),
+        "connector": plain(connector),
+        "backbone": plain(backbone),
+    }
+    return model_config(settings)
+
+
+def compose_layout(encoder: EncoderSetting, connector: Any) -> ImageLayout | None:
+    """How many slots a picture takes, from the top-level groups."""
+    return image_layout(build_encoder(plain(encoder)), ConnectorConfig(**plain(connector)))
+
+
+def plain(value: Any) -> Any:
+    """The parser's namespaces as mappings; it writes an optional dataclass as a class path with arguments."""
+    if isinstance(value, Namespace):
+        if "init_args" in value:
+            return plain(value.init_args)
+        return {key: plain(part) for key, part in vars(value).items()}
+    return value
+
+
+class VLMCommandLine(LightningCLI):
+    """`vlm fit --config FILE [--config OVERLAY] [--key value]`."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--tokenizer", type=str, default="demo", help="`demo`, or a tokenizer.json or its folder")
+        parser.add_argument(
+            "--encoder", type=EncoderSetting, default=None, help="`timm:NAME`, a class path, or {name: ..., settings}"
+        )
+        parser.add_argument("--connector", type=ConnectorConfig, default=ConnectorConfig())
+        parser.add_argument("--backbone", type=BackboneConfig)
+        parser.add_argument("--optimizer", type=OptimizerConfig, default=OptimizerConfig())
+        parser.link_arguments("tokenizer", "data.tokenizer")
+        parser.link_arguments(("encoder", "connector"), "data.layout", compute_fn=compose_layout)
+        parser.link_arguments(
+            ("tokenizer", "encoder", "connector", "backbone"), "model.config", compute_fn=compose_model
+        )
+        parser.link_arguments("optimizer", "model.optimizer", compute_fn=lambda group: OptimizerConfig(**plain(group)))
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        kept = LightningCLI.subcommands()
+        return {name: kept[name] for name in ("fit", "validate")}
+
+    def _parse_ckpt_path(self) -> None:
+        """Settings come from the config and the command line alone; a checkpoint never overrides what the user typed."""
+
+    def before_instantiate_classes(self) -> None:
+        root = Path(self._get(self.config, "trainer")["default_root_dir"] or "runs/latest")
+        require_writable(root)
+        self.root = root
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        settings = self._get(self.config_init, "trainer")
+        if settings.get("logger") is None:
+            loggers = [CSVLogger(self.root, name="logs"), TensorBoardLogger(self.root, name="tensorboard", version="")]
+            kwargs["logger"] = loggers if self.subcommand == "fit" else False
+        # Not among the parser's defaults: an object cannot be written into the run's config.yaml.
+        kwargs["plugins"] = [*(settings.get("plugins") or []), AtomicCheckpointIO()]
+        trainer = super().instantiate_trainer(default_root_dir=str(self.root), **kwargs)
+        self.model.seed = self._get(self.config, "seed_everything")
+        return trainer
+
+    def after_fit(self) -> None:
+        if self.trainer.is_global_zero and not self.trainer.interrupted:
+            self.model.save_pretrained(self.root / "model")
+            print(f"model saved in {self.root / 'model'}")
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes the whole config into the run's folder; a restart in the same folder is no error."""
+
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        if stage == "fit" and trainer.is_global_zero:
+            config = self.parser.dump(self.config, skip_none=False)
+            Path(trainer.default_root_dir, "config.yaml").write_text(config)
+
+
+class Checkpoints(ModelCheckpoint):
+    """The last state of the run, in `checkpoints/last.ckpt`, written every `every_n_train_steps` and at the end."""
+
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        self.dirpath = str(Path(trainer.default_root_dir, "checkpoints"))
+        super().setup(trainer, pl_module, stage)
+
+
+def trainer_defaults() -> dict[str, Any]:
+    """What differs from Lightning's own defaults, and why."""
+    return {
+        "callbacks": [Monitor(), Checkpoints(filename="{step}", every_n_train_steps=500, save_last="link")],
+        "enable_progress_bar": False,  # Monitor shows the figures of this project
+        "enable_model_summary": False,
+        "use_distributed_sampler": False,  # the order is ours; Lightning's would shuffle once more
+        "max_epochs": -1,  # the stream has no end; max_steps ends it
+        "check_val_every_n_epoch": None,
+        "num_sanity_val_steps": 0,
+        "gradient_clip_val": 1.0,
+    }
+
+
+def run_lightning(command: str, arguments: list[str]) -> int:
+    """Parse and run `fit` or `validate`."""
+    silence()
+    keep_freed_memory()
+    set_loader("yaml", load_yaml_strictly)
+    arguments = [command, *found_configs(arguments)]
+    usage = {name: {"usage": f"vlm {name} [--config FILE] [--key value ...]"} for name in ("fit", "validate")}
+    saved, sys.argv = sys.argv, ["vlm"]  # Lightning warns when it is given arguments beside a command line
+    try:
+        VLMCommandLine(
+            build_model,
+            build_data,
+            parser_class=Parser,
+            parser_kwargs=usage,
+            trainer_defaults=trainer_defaults(),
+            save_config_callback=SaveConfig,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=arguments,
+        )
+    finally:
+        sys.argv = saved
+    return 0
+
+
+def require_writable(folder: Path) -> None:
+    """Refuse a folder in which nothing can be written, before any work.
+
+    Raises:
+        ValueError: names the folder.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"cannot write in {folder} ({error.strerror}); choose another with --trainer.default_root_dir"
+        ) from error
+
+
+def silence() -> None:
+    """Keep Lightning's greetings out of the output; its warnings stay, save those that the design answers."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric.utilities.distributed").setLevel(logging.WARNING)
+    for message in QUIET:
+        warnings.filterwarnings("ignore", message)

@@ -1,0 +1,187 @@
+"""The whole model: pictures and text in, a vector for each token out. READ THIS FIRST.
+
+    pictures -> encoder -> connector -+
+                                      +-> interleave (n d) -> backbone (n d) -> head -> logits (n v)
+    token ids -> embed ---------------+
+
+A batch is one packed row of whole documents (see data/batch.py); there is no batch axis and no padding.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jaxtyping import Float, Int
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from data.batch import Batch
+from data.image import ImageLayout
+from data.text import Tokenizer
+from encoders.protocol import Features, from_name
+from vlm.backbone import BackboneConfig, BackboneOutput, ChunkConfig, ConceptMoE, Documents, ExpertsConfig
+from vlm.connector import Connector, ConnectorConfig
+from vlm.interleave import interleave
+
+EncoderSetting = str | dict[str, Any] | None  # "timm:NAME", or a mapping with `name` and the encoder's settings
+CachedFeatures = Callable[[Sequence[str]], list[Tensor]]  # feature keys -> features (p w) of each
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Everything that makes a model except its weights."""
+
+    tokenizer: str  # "demo", a tokenizer.json or its folder
+    encoder: EncoderSetting
+    connector: ConnectorConfig
+    backbone: BackboneConfig
+
+
+def build_encoder(setting: EncoderSetting) -> Any:
+    """The encoder that a config names, without its weights where it can be had so; None for a text-only model."""
+    if setting is None:
+        return None
+    if isinstance(setting, str):
+        return from_name(setting)
+    if "name" not in setting:
+        raise ValueError(f"encoder is a mapping without `name`: {setting}; write encoder: {{name: timm:NAME, ...}}")
+    return from_name(**setting)
+
+
+def image_layout(encoder: Any, connector: ConnectorConfig) -> ImageLayout | None:
+    """How many slots a picture takes; known from settings alone, handed to the data module."""
+    return None if encoder is None else ImageLayout.from_encoder(encoder, connector)
+
+
+class VisionLanguageModel(nn.Module):
+    """A vision encoder in front of a ConceptMoE language backbone."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.tokenizer = Tokenizer(config.tokenizer)
+        encoder = build_encoder(config.encoder)
+        self.layout = image_layout(encoder, config.connector)
+        self.embed = nn.Embedding(self.tokenizer.vocab_size, config.backbone.width)
+        nn.init.normal_(self.embed.weight, std=config.backbone.width**-0.5)
+        self.connector = None
+        if encoder is not None:
+            self.connector = Connector(config.connector, encoder.width, config.backbone.width)
+            if hasattr(encoder, "materialise"):
+                encoder.materialise()
+        self.encoder = encoder
+        self.backbone = ConceptMoE(config.backbone)
+        # Plain function, not a module: features of a frozen encoder that were computed before (encoders/feature_cache.py).
+        self.cached_features: CachedFeatures | None = None
+
+    def encode_images(self, batch: Batch) -> Features:
+        """Features of all pictures of the batch, in slot order; from pixels, or from the cache where the batch has none."""
+        assert self.encoder is not None
+        device = self.embed.weight.device
+        fresh = [index for index, image in enumerate(batch.images) if image is not None]
+        cached = [index for index, image in enumerate(batch.images) if image is None]
+        parts: list[Tensor] = [torch.empty(0)] * len(batch.images)
+        grids: list[Int[Tensor, 2]] = [torch.empty(0, dtype=torch.long)] * len(batch.images)
+        if fresh:
+            encoded = self._encode([batch.images[index] for index in fresh])
+            for index, vectors, grid in zip(fresh, encoded.split(), encoded.grids, strict=True):
+                parts[index], grids[index] = vectors, grid
+        if cached:
+            if self.cached_features is None:
+                raise ValueError(
+                    f"the batch has no pixels for picture {batch.image_keys[cached[0]]} and the model has no feature cache"
+                )
+            size = self.encoder.spec.size_px
+            grid = torch.tensor(self.encoder.grid(size, size))
+            for index, vectors in zip(cached, self.cached_features([batch.image_keys[i] for i in cached]), strict=True):
+                parts[index], grids[index] = vectors.to(device, non_blocking=True), grid
+        return Features(vectors=torch.cat(parts), grids=torch.stack(grids))
+
+    def _encode(self, images: Sequence[Any]) -> Features:
+        spec = self.encoder.spec
+        device = self.embed.weight.device
+        trains = torch.is_grad_enabled() and any(p.requires_grad for p in self.encoder.parameters())
+        with torch.set_grad_enabled(trains):
+            return self.encoder.encode([spec.normalise(image.to(device)) for image in images])
+
+    def embed_batch(self, batch: Batch) -> Float[Tensor, "n d"]:
+        """Text embeddings with the image vectors in their slots.
+
+        Raises:
+            ValueError: the batch has pictures and the model no encoder, or slots and vectors differ in number.
+        """
+        text = self.embed(batch.ids)
+        if self.encoder is None or self.connector is None:
+            if batch.num_image_slots:
+                raise ValueError(
+                    f"the batch has {len(batch.images)} pictures but this model has no encoder; set `encoder` in the config"
+                )
+            return text
+        if batch.images:
+            return interleave(text, self.connector(self.encode_images(batch)), batch.is_image, batch.num_image_slots)
+        if self.training and torch.is_grad_enabled():
+            # Every rank must give a gradient to every trained parameter, or DDP waits for ever: a blank picture times zero.
+            return text + 0.0 * self.connector(self._blank_features()).sum().to(text.dtype)
+        return text
+
+    def _blank_features(self) -> Features:
+        if any(p.requires_grad for p in self.encoder.parameters()):
+            size = self.encoder.spec.size_px
+            return self._encode([torch.zeros(3, size, size, dtype=torch.uint8)])
+        merge = self.config.connector.merge
+        vectors = self.embed.weight.new_zeros(merge**2, self.encoder.width)
+        return Features(vectors=vectors, grids=torch.tensor([[merge, merge]]))
+
+    def forward(self, batch: Batch) -> BackboneOutput:
+        """Hidden vectors (n d) of the batch, with the chunks and the unweighted auxiliary losses."""
+        documents = Documents.from_lengths(batch.lengths)
+        return self.backbone(self.embed_batch(batch), documents, positions=batch.positions, is_image=batch.is_image)
+
+    def logits(self, hidden: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:
+        """Next-token logits in float32 (float64 for float64 weights); the head is the embedding, transposed."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            dtype = torch.promote_types(self.embed.weight.dtype, torch.float32)
+            return hidden.to(dtype) @ self.embed.weight.to(dtype).T
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `model.safetensors`, `config.yaml` and `tokenizer.json`; the folder appears only when it is complete."""
+        from vlm.model_folder import replace_folder
+
+        with replace_folder(Path(folder)) as new:
+            weights = {name: value.detach().contiguous().cpu() for name, value in self.state_dict().items()}
+            save_file(weights, str(new / "model.safetensors"), metadata={"format": "pt"})
+            settings = asdict(self.config) | {"tokenizer": "tokenizer.json"}
+            (new / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+            self.tokenizer.save(new)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "VisionLanguageModel":
+        """A saved model, in evaluation mode, on the CPU.
+
+        Raises:
+            ValueError: a file of the folder is missing, or its weights are of another architecture than its config.
+        """
+        from vlm.model_folder import check_weights, read_model_config
+
+        folder = Path(folder)
+        model = cls(read_model_config(folder))
+        weights = load_file(str(folder / "model.safetensors"))
+        check_weights(model, weights, folder / "model.safetensors")
+        model.load_state_dict(weights)
+        return model.eval()
+
+
+def model_config(settings: dict[str, Any]) -> ModelConfig:
+    """A ModelConfig from plain mappings, as they stand in a model folder's config.yaml."""
+    backbone = dict(settings["backbone"])
+    backbone["experts"] = ExpertsConfig(**backbone["experts"])
+    backbone["chunk"] = None if backbone.get("chunk") is None else ChunkConfig(**backbone["chunk"])
+    return ModelConfig(
+        tokenizer=settings["tokenizer"],
+        encoder=settings["encoder"],
+        connector=ConnectorConfig(**settings["connector"]),
+        backbone=BackboneConfig(**backbone),
+    )

@@ -1,0 +1,1 @@
+"""Training: the Lightning module, its loss, optimizer, checkpoints and what is watched."""

@@ -1,0 +1,69 @@
+"""AdamW and its schedule: linear warm-up, then a cosine or a straight line down.
+
+The number of steps comes from `trainer.max_steps`, never from Lightning's `estimated_stepping_batches`, which drops a restored loader's state.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """How the weights learn."""
+
+    lr: float = 3e-4  # peak learning rate
+    weight_decay: float = 0.1  # of matrices; vectors and embeddings have none
+    betas: tuple[float, float] = (0.9, 0.95)
+    warmup_steps: int = 100
+    decay: Literal["cosine", "linear"] = "cosine"
+    final_fraction: float = 0.1  # learning rate of the last step, as a share of the peak
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise ValueError(f"optimizer.lr must be above 0, got {self.lr}")
+        if self.warmup_steps < 0:
+            raise ValueError(f"optimizer.warmup_steps must not be negative, got {self.warmup_steps}")
+        if not 0 <= self.final_fraction <= 1:
+            raise ValueError(
+                f"optimizer.final_fraction is a share of the peak learning rate, in [0, 1], got {self.final_fraction}"
+            )
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Trained parameters in two groups: matrices decay; vectors (norms, biases) and embeddings do not."""
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    trained = [p for p in model.parameters() if p.requires_grad]
+    decayed = [p for p in trained if p.ndim >= 2 and id(p) not in embeddings]
+    kept = [p for p in trained if p.ndim < 2 or id(p) in embeddings]
+    groups = ({"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0})
+    return [group for group in groups if group["params"]]
+
+
+def schedule(config: OptimizerConfig, max_steps: int) -> Callable[[int], float]:
+    """Share of the peak learning rate at each step, 0-based."""
+
+    def share(step: int) -> float:
+        if step < config.warmup_steps:
+            return (step + 1) / config.warmup_steps
+        done = min(1.0, (step - config.warmup_steps) / max(1, max_steps - config.warmup_steps))
+        falling = (1 + math.cos(math.pi * done)) / 2 if config.decay == "cosine" else 1 - done
+        return config.final_fraction + (1 - config.final_fraction) * falling
+
+    return share
+
+
+def build_optimizer(
+    model: nn.Module, config: OptimizerConfig, max_steps: int
+) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
+    """The optimizer over the trained parameters, and its schedule by step."""
+    groups = parameter_groups(model, config.weight_decay)
+    if not groups:
+        raise ValueError("every parameter is frozen, there is nothing to train; shorten model.freeze")
+    on_cuda = all(p.is_cuda for p in model.parameters() if p.requires_grad)
+    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=on_cuda or None)
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(config, max_steps))

@@ -1,0 +1,198 @@
+"""What is watched while a model trains: loss, speed, compression, experts' load, and the time spent waiting for data.
+
+Sums stay on the device between two log steps, and are reduced over ranks only there, so watching costs no synchronisation.
+Compression is tokens per concept as evaluation would chunk them (probability >= 0.5, no noise), also while training: the probability is
+computed before any noise, so the two agree.
+"""
+
+import math
+import sys
+import time
+from collections import defaultdict
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from data.batch import Batch
+from vlm.training.parallel import all_sum
+from vlm.training.summary import print_summary
+
+COUNTED = ("cross_entropy", "answered", "tokens", "closes", "image_tokens", "image_closes", "steps", "ratio", "balance")
+
+
+class Sums:
+    """Running sums of a window of batches."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Tensor | float] = defaultdict(float)
+        self.expert_load: Tensor | None = None
+        self.wait_s = 0.0
+        self.started = time.perf_counter()
+
+    def add(self, batch: Batch, outputs: dict[str, Any]) -> None:
+        """Add one batch. No value is fetched from the device here."""
+        closes = outputs["closes_at_evaluation"]
+        counts: dict[str, Tensor | float] = {
+            "cross_entropy": outputs["cross_entropy"],
+            "answered": batch.num_answered,
+            "tokens": len(batch.ids),
+            "image_tokens": batch.num_image_slots,
+            "steps": 1,
+            "balance": outputs["losses"]["balance"],
+        }
+        if closes is not None:
+            counts |= {
+                "closes": closes.sum(),
+                "image_closes": (closes & batch.is_image).sum(),
+                "ratio": outputs["losses"]["ratio"],
+            }
+        for name, value in counts.items():
+            self.values[name] = self.values[name] + value
+        load = outputs["expert_load"]
+        if load is not None:  # None where every layer is dense
+            self.expert_load = load if self.expert_load is None else self.expert_load + load
+        self.wait_s += batch.wait_s
+
+    def reduce(self, device: torch.device) -> dict[str, float]:
+        """The sums over ranks, on the CPU."""
+        row = torch.stack([torch.as_tensor(self.values[name], dtype=torch.float64).to(device) for name in COUNTED])
+        return dict(zip(COUNTED, all_sum(row).tolist(), strict=True))
+
+
+def _per(tokens: float, concepts: float) -> float:
+    return tokens / concepts if concepts else math.nan
+
+
+def measures(total: dict[str, float]) -> dict[str, float]:
+    """Figures from sums. A figure without a basis (no picture, no chunking) is left out."""
+    text, text_closes = total["tokens"] - total["image_tokens"], total["closes"] - total["image_closes"]
+    figures = {
+        "loss": _per(total["cross_entropy"], total["answered"]),
+        "compression": _per(total["tokens"], total["closes"]),
+        "compression_text": _per(text, text_closes),
+        "compression_image": _per(total["image_tokens"], total["image_closes"]),
+    }
+    return {name: value for name, value in figures.items() if not math.isnan(value)}
+
+
+class Monitor(Callback):
+    """Logs and shows the figures of each window of `trainer.log_every_n_steps` steps, and those of each validation."""
+
+    def __init__(self) -> None:
+        self.window = Sums()
+        self.validation = Sums()
+        self.bar: Any = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            print_summary(pl_module)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.window = Sums()
+        if trainer.is_global_zero and sys.stderr.isatty():
+            self.bar = _bar(trainer)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        self.window.add(batch, outputs)
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        step = trainer.global_step
+        if self.bar is not None:
+            self.bar.update(self.bar.task_ids[0], completed=step)
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by the logger connector
+        if step == 1 or step % every == 0 or step == trainer.max_steps:
+            self._report(trainer, pl_module, step, batch)
+
+    def _report(self, trainer: Trainer, pl_module: Any, step: int, batch: Batch) -> None:
+        window, self.window = self.window, Sums()
+        total = window.reduce(pl_module.device)
+        seconds = time.perf_counter() - window.started
+        figures = measures(total)
+        if not math.isfinite(figures["loss"]):
+            raise ValueError(
+                f"the loss is not a number at step {step} (one of the last batches held {', '.join(batch.sample_ids[:3])}, ...); "
+                "lower optimizer.lr, or clip with trainer.gradient_clip_val"
+            )
+        load = window.expert_load
+        if load is not None:
+            figures["expert_load_max"] = float((load / load.sum(-1, keepdim=True)).max()) * load.shape[-1]
+        figures |= {
+            "balance": total["balance"] / total["steps"],
+            "tokens_per_s": total["tokens"] / seconds,
+            "waiting_for_data": window.wait_s / seconds,
+            "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
+        }
+        if "compression" in figures:
+            figures["ratio"] = total["ratio"] / total["steps"]
+        figures |= {f"{name}_weight": controller.weight for name, controller in pl_module.controllers.items()}
+        for logger in trainer.loggers:
+            logger.log_metrics({f"train/{name}": value for name, value in figures.items()}, step)
+        if trainer.is_global_zero:
+            self._show(trainer, step, figures)
+
+    def _show(self, trainer: Trainer, step: int, figures: dict[str, float]) -> None:
+        line = f"loss {figures['loss']:.3f} | {figures['tokens_per_s']:,.0f} tokens/s"
+        if "compression_text" in figures:
+            line += f" | compression text {figures['compression_text']:.2f}"
+        if "compression_image" in figures:
+            line += f" image {figures['compression_image']:.2f}"
+        line += (
+            f" | busiest expert {figures['expert_load_max']:.1f}x | waiting for data {figures['waiting_for_data']:.0%}"
+        )
+        if self.bar is not None:
+            self.bar.update(self.bar.task_ids[0], description=line)
+        else:
+            print(f"step {step:>5} of {trainer.max_steps} | {line}", flush=True)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.on_train_end(trainer, pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.validation = Sums()
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self.validation.add(batch, outputs)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        total = self.validation.reduce(pl_module.device)
+        if trainer.sanity_checking or not total["steps"]:
+            return
+        figures = {f"val/{name}": value for name, value in measures(total).items()}
+        for logger in trainer.loggers:
+            logger.log_metrics(figures, trainer.global_step)
+        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in figures.items()})
+        if trainer.is_global_zero:
+            shown = " | ".join(
+                f"{name.removeprefix('val/').replace('_', ' ')} {value:.3f}" for name, value in figures.items()
+            )
+            print(f"validation at step {trainer.global_step} | {shown}", flush=True)
+        # The time of a validation is no time of training: speed and waiting are those of the training steps.
+        self.window.started += time.perf_counter() - self.validation.started
+
+
+def _bar(trainer: Trainer) -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (MofNCompleteColumn(), BarColumn(bar_width=20), TimeRemainingColumn(), TextColumn("{task.description}"))
+    bar = Progress(*columns, console=Console(stderr=True))
+    bar.add_task("starting", total=trainer.max_steps, completed=trainer.global_step)
+    bar.start()
+    return bar
