@@ -1,0 +1,1 @@
+"""The maintainer's builder of the committed pieces; see `data/assets/README.md`. Users never run it."""

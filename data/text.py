@@ -1,0 +1,228 @@
+"""Records to rows: token ids, image slots, positions, and which tokens carry loss.
+
+In: a `Sample`, or the parts of a prompt. Out: a `Row`. The layout is the project's chat format:
+document `<|bos|>` parts `<|end|>`; conversation `<|bos|>`, then for each turn `<|role|>` parts `<|end|>`; a picture is
+`<|image|>` once per slot. Text that spells a special token stays text: only this file writes special ids.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+from jaxtyping import Bool, Int64
+
+from data.image import ImageLayout, check_header, picture_key
+from data.sample import BadRecord, Part, Sample
+
+SPECIAL_TOKENS = ("<|pad|>", "<|bos|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|image|>")
+DEMO_TOKENIZER = Path(__file__).parent / "assets" / "tokenizer" / "tokenizer.json"
+
+
+class Tokenizer:
+    """A `tokenizer.json` with the project's special tokens, looked up by name.
+
+    Args:
+        path: the file, its folder, or `demo` for the one that comes with the package.
+
+    Raises:
+        ValueError: the file is missing, or lacks a special token.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        path = DEMO_TOKENIZER if str(path) == "demo" else Path(path)
+        file = path / "tokenizer.json" if path.is_dir() else path
+        try:
+            text = file.read_bytes().decode("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(
+                f"tokenizer {file}: cannot be read ({error}); give a tokenizer.json or its folder"
+            ) from None
+        self._load(text, str(file))
+
+    def _load(self, text: str, name: str) -> None:
+        try:
+            tokenizer = tokenizers.Tokenizer.from_str(text)
+        except Exception as error:  # the Rust side raises nothing narrower
+            raise ValueError(f"tokenizer {name}: {error}; is it a tokenizer.json of the tokenizers library?") from None
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        tokenizer.encode_special_tokens = True
+        known = {token: tokenizer.token_to_id(token) for token in SPECIAL_TOKENS}
+        ids = [number for number in known.values() if number is not None]
+        if missing := [token for token, number in known.items() if number is None]:
+            raise ValueError(f"tokenizer {name}: lacks {', '.join(missing)}; add them as special tokens")
+        self.pad, self.bos, self.end, self.system, self.user, self.assistant, self.image = ids
+        self._text, self._name, self._tokenizer = text, name, tokenizer
+        for token in SPECIAL_TOKENS:
+            if set(self.encode(token)) & set(ids):
+                raise ValueError(f"tokenizer {name}: takes {token} in a text for the token; mark it special: true")
+
+    def __getstate__(self) -> tuple[str, str]:
+        return self._text, self._name
+
+    def __setstate__(self, state: tuple[str, str]) -> None:
+        self._load(*state)
+
+    @property
+    def vocab_size(self) -> int:
+        return self._tokenizer.get_vocab_size()
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text; never those of special tokens."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of the ids, special tokens dropped."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def fingerprint(self) -> str:
+        return hashlib.blake2b(self._text.encode(), digest_size=8).hexdigest()
+
+    def save(self, folder: str | Path) -> None:
+        """Write `tokenizer.json` into the folder, byte for byte as it was read."""
+        (Path(folder) / "tokenizer.json").write_text(self._text, encoding="utf-8", newline="")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A stored picture, and which altered copy of it is meant (0: the picture itself)."""
+
+    data: bytes
+    key: str
+    augmentation: int
+
+    @property
+    def feature_key(self) -> str:
+        return f"{self.key}-{self.augmentation}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One document or conversation as tokens."""
+
+    ids: Int64[np.ndarray, " n"]
+    loss: Bool[np.ndarray, " n"]  # True where the token is a target
+    is_image: Bool[np.ndarray, " n"]
+    positions: Int64[np.ndarray, "n 3"]  # time, row, column
+    pictures: tuple[Picture, ...]  # in the order of their slots
+    sample_id: str
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def sample_row(sample: Sample, tokenizer: Tokenizer, layout: ImageLayout | None, augmentation: int = 0) -> Row:
+    """A record to train on. Loss: all text of a document; the assistant's text of a conversation; and its `<|end|>`.
+
+    Raises:
+        BadRecord: a picture's header is bad.
+        ValueError: the record has a picture but there is no layout.
+    """
+    writer = _Writer(sample.id, sample.images, tokenizer, layout, augmentation)
+    writer.token(tokenizer.bos)
+    if sample.messages is None:
+        writer.parts(sample.content or (), loss=True)
+        writer.token(tokenizer.end, loss=True)
+        return writer.row()
+    roles = {"system": tokenizer.system, "user": tokenizer.user, "assistant": tokenizer.assistant}
+    for message in sample.messages:
+        writer.token(roles[message.role])
+        writer.parts(message.parts, loss=message.role == "assistant")
+        writer.token(tokenizer.end, loss=message.role == "assistant")
+    return writer.row()
+
+
+def prompt_row(
+    content: Sequence[Part],
+    images: Mapping[str, bytes],
+    tokenizer: Tokenizer,
+    layout: ImageLayout | None,
+    answer: str | None = None,
+) -> Row:
+    """One user turn, opened for the assistant. With an answer: its tokens and `<|end|>` follow and carry the loss."""
+    writer = _Writer("prompt", images, tokenizer, layout, 0)
+    writer.token(tokenizer.bos)
+    writer.token(tokenizer.user)
+    writer.parts(content, loss=False)
+    writer.token(tokenizer.end)
+    writer.token(tokenizer.assistant)
+    if answer is not None:
+        writer.text(answer, loss=True)
+        writer.token(tokenizer.end, loss=True)
+    return writer.row()
+
+
+class _Writer:
+    """Appends tokens and pictures; time runs on by one per token, and by the longer side of a picture's grid."""
+
+    def __init__(
+        self,
+        sample_id: str,
+        images: Mapping[str, bytes],
+        tokenizer: Tokenizer,
+        layout: ImageLayout | None,
+        augmentation: int,
+    ) -> None:
+        self._sample_id, self._images, self._tokenizer = sample_id, images, tokenizer
+        self._layout, self._augmentation = layout, augmentation
+        self._time = 0
+        self._ids: list[int] = []
+        self._loss: list[bool] = []
+        self._is_image: list[bool] = []
+        self._positions: list[Int64[np.ndarray, "n 3"]] = []
+        self._pictures: list[Picture] = []
+
+    def token(self, number: int, loss: bool = False) -> None:
+        self._append([number], loss)
+
+    def text(self, text: str, loss: bool) -> None:
+        self._append(self._tokenizer.encode(text), loss)
+
+    def parts(self, parts: Sequence[Part], loss: bool) -> None:
+        for part in parts:
+            if part.text is not None:
+                self.text(part.text, loss)
+            elif part.image is not None:
+                self._picture(part.image)
+
+    def row(self) -> Row:
+        return Row(
+            np.array(self._ids, dtype=np.int64),
+            np.array(self._loss, dtype=np.bool_),
+            np.array(self._is_image, dtype=np.bool_),
+            np.concatenate(self._positions),
+            tuple(self._pictures),
+            self._sample_id,
+        )
+
+    def _append(self, ids: list[int], loss: bool) -> None:
+        self._ids += ids
+        self._loss += [loss] * len(ids)
+        self._is_image += [False] * len(ids)
+        self._positions.append(np.arange(self._time, self._time + len(ids))[:, None].repeat(3, axis=1))
+        self._time += len(ids)
+
+    def _picture(self, name: str) -> None:
+        layout = self._layout
+        if layout is None:
+            raise ValueError(
+                f"record {self._sample_id!r} has the picture {name!r}, but the model has no image encoder; "
+                f"set an encoder, or leave out the sources with pictures"
+            )
+        data = self._images.get(name)
+        if data is None:
+            raise BadRecord(f"record {self._sample_id!r} names the picture {name!r} but does not have it")
+        try:
+            check_header(data)
+        except BadRecord as error:
+            raise BadRecord(f"record {self._sample_id!r}, {name}: {error}", error.reason) from None
+        rows, columns = np.divmod(np.arange(layout.slots), layout.columns)
+        self._ids += [self._tokenizer.image] * layout.slots
+        self._loss += [False] * layout.slots
+        self._is_image += [True] * layout.slots
+        self._positions.append(self._time + np.stack([np.zeros_like(rows), rows, columns], axis=1))
+        self._time += max(layout.rows, layout.columns)
+        self._pictures.append(Picture(data, picture_key(data), self._augmentation))

@@ -1,0 +1,218 @@
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from data.batch import Batch
+from data.image import ImageLayout
+from data.loader import FaultLog, TrainLoader, ValLoader
+from data.module import DataModule, SourceConfig
+from data.pack import Fault, Parcel
+
+Build = Callable[..., TrainLoader]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory, make: SimpleNamespace) -> dict[str, str]:
+    root = tmp_path_factory.mktemp("shards")
+    return {
+        "text": make.write_records(root / "text", [make.text_record(i, 3 + i % 9) for i in range(90)]),
+        "pictures": make.write_records(root / "pictures", [make.picture_record(i) for i in range(50)]),
+    }
+
+
+@pytest.fixture
+def build(folders: dict[str, str], tokenizer_file: Path, layout: ImageLayout) -> Iterator[Build]:
+    loaders: list[TrainLoader] = []
+
+    def build(rank: int = 0, world: int = 1, **settings: object) -> TrainLoader:
+        module = make_module(folders, tokenizer_file, layout, **settings)
+        module._place_among_ranks = lambda: (rank, world)  # type: ignore[method-assign]
+        loaders.append(module.train_dataloader())
+        return loaders[-1]
+
+    yield build
+    for loader in loaders:
+        loader.close()
+
+
+def make_module(folders: dict[str, str], tokenizer_file: Path, layout: ImageLayout, **settings: object) -> DataModule:
+    train = [SourceConfig(folders["text"], 0.6, "text"), SourceConfig(folders["pictures"], 0.4, "pictures")]
+    defaults = {"row_tokens": 120, "num_workers": 0, "augmentations": 2, "steps_per_epoch": 12, "lanes": 6}
+    return DataModule(str(tokenizer_file), layout, train, **(defaults | settings))
+
+
+def take(loader: TrainLoader, number: int) -> list[Batch]:
+    batches: list[Batch] = []
+    while len(batches) < number:
+        batches += itertools.islice(loader, number - len(batches))
+    return batches
+
+
+def contents(batches: list[Batch]) -> list[tuple[object, ...]]:
+    return [(b.sample_ids, b.ids.tolist(), b.image_keys, [image.tolist() for image in b.images]) for b in batches]
+
+
+def test_every_batch_is_sound_and_within_the_budget(build: Build) -> None:
+    for batch in take(build(), 40):
+        batch.check()
+        assert len(batch.ids) <= 120
+        assert batch.wait_s > 0
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_workers_do_not_change_the_order(build: Build, num_workers: int) -> None:
+    loader = build(num_workers=num_workers)
+    assert contents(take(loader, 30)) == contents(take(build(), 30))
+
+
+def test_workers_are_lowered_to_a_number_that_shares_the_lanes(build: Build) -> None:
+    assert [build(num_workers=number).num_workers for number in range(8)] == [0, 1, 2, 3, 3, 3, 6, 6]
+    assert [build(1, 3, num_workers=number).num_workers for number in range(4)] == [0, 1, 2, 2]
+
+
+def test_the_stream_runs_on_over_the_end_of_an_epoch(build: Build) -> None:
+    loader = build()
+    assert len(loader) == len(list(loader)) == 12
+    assert contents(take(loader, 20)) == contents(take(build(steps_per_epoch=100), 32)[12:])
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_closing_does_not_lose_the_place(build: Build, world: int) -> None:
+    loader = build(1, world, num_workers=1) if world > 1 else build(num_workers=1)
+    before, state = contents(take(loader, 5)), loader.state_dict()
+    loader.close()
+    assert loader.state_dict() == state
+    assert before + contents(take(loader, 6)) == contents(take(build(1, world) if world > 1 else build(), 11))
+
+
+@pytest.mark.parametrize("stop", [1, 12, 19])
+def test_a_restart_goes_on_where_the_trainer_was(build: Build, stop: int) -> None:
+    whole = contents(take(build(), 32))
+    first = build(num_workers=2)
+    before = contents(take(first, stop))
+    second = build(num_workers=1)
+    second.load_state_dict(first.state_dict())
+    assert before + contents(take(second, 32 - stop)) == whole
+
+
+@pytest.mark.parametrize(("world", "then"), [(1, 3), (2, 1), (3, 2)])
+def test_the_number_of_processes_does_not_change_the_order(
+    build: Build, monkeypatch: pytest.MonkeyPatch, world: int, then: int
+) -> None:
+    def rows(loaders: list[TrainLoader], steps: int) -> list[tuple[object, ...]]:
+        ranks = [contents(take(loader, steps)) for loader in loaders]
+        return [batch for step in zip(*ranks, strict=True) for batch in step]
+
+    whole = contents(take(build(), 36))
+    loaders = [build(rank, world) for rank in range(world)]
+    before = rows(loaders, 12 // world)
+    everyone = [(r.batches_given, [(c.lane, c.window, c.bin) for c in r._cursors.values()]) for r in loaders]
+    gathered = SimpleNamespace(
+        is_available=lambda: True,
+        is_initialized=lambda: True,
+        get_world_size=lambda: world,
+        all_gather_object=lambda ranks, here: ranks.__setitem__(slice(None), everyone),
+    )
+    monkeypatch.setattr("data.loader.distributed", gathered)
+    states = [loader.state_dict() for loader in loaders]
+    assert all(state == states[0] for state in states)
+    after = [build(rank, then) for rank in range(then)]
+    for loader in after:
+        loader.load_state_dict(states[0])
+    assert before + rows(after, 24 // then) == whole
+
+
+def test_no_record_is_lost_or_repeated_in_an_epoch(folders: dict[str, str], tokenizer_file: Path) -> None:
+    module = DataModule(
+        str(tokenizer_file), None, [folders["text"]], row_tokens=100, num_workers=0, lanes=1, steps_per_epoch=1000
+    )
+    seen: Counter[str] = Counter()
+    for batch in module.train_dataloader():
+        seen.update(batch.sample_ids)
+        # One lane: rows of a window are shuffled, so an epoch is complete when its last window is.
+        if min(seen.values()) >= 3 and len(seen) == 90:
+            break
+    assert set(seen) == {f"text-{i}" for i in range(90)}
+    assert max(seen.values()) - min(seen.values()) <= 2
+
+
+def test_a_place_in_other_data_is_refused(build: Build) -> None:
+    state = build().state_dict()
+    with pytest.raises(ValueError, match=r"row_tokens was 120, is 121|seed was 0, is 1"):
+        build(seed=1).load_state_dict(state)
+
+
+def test_lanes_that_cannot_be_shared_are_refused(build: Build) -> None:
+    with pytest.raises(ValueError, match=r"6 lanes cannot be shared by 5 processes; set data\.lanes"):
+        build(0, 5)
+
+
+def test_ranks_that_disagree_cannot_save(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    loader = build(0, 2)
+    gathered = SimpleNamespace(
+        is_available=lambda: True,
+        is_initialized=lambda: True,
+        get_world_size=lambda: 2,
+        all_gather_object=lambda ranks, here: ranks.__setitem__(slice(None), [(3, []), (4, [])]),
+    )
+    monkeypatch.setattr("data.loader.distributed", gathered)
+    with pytest.raises(ValueError, match="different numbers"):
+        loader.state_dict()
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_validation_sees_every_record_once(
+    folders: dict[str, str], tokenizer_file: Path, layout: ImageLayout, world: int
+) -> None:
+    seen: Counter[str] = Counter()
+    steps = set()
+    for rank in range(world):
+        module = make_module(folders, tokenizer_file, layout, val=[folders["text"], folders["pictures"]], num_workers=1)
+        module._place_among_ranks = lambda rank=rank: (rank, world)  # type: ignore[method-assign, misc]
+        loader = module.val_dataloader()
+        assert isinstance(loader, ValLoader)
+        for _ in range(2 if rank == 0 else 1):
+            batches = list(loader)
+        assert len(batches) == len(loader)
+        steps.add(len(batches))
+        for batch in batches:
+            batch.check()
+            seen.update(batch.sample_ids)
+            assert all(key.endswith("-0") for key in batch.image_keys)
+    assert len(steps) == 1
+    assert seen == {f"text-{i}": 1 for i in range(90)} | {f"picture-{i}": 1 for i in range(50)}
+
+
+def fault(index: int, source: str = "a", reason: str = "bad JSON") -> Fault:
+    return Fault(source, reason, index, f"a.tar, key {index}", f"record '{index}' is bad")
+
+
+def test_a_fault_is_counted_once_and_the_first_of_a_source_is_shown(caplog: pytest.LogCaptureFixture) -> None:
+    faults = FaultLog({"a": 500, "b": 500})
+    faults.add(Parcel(None, (fault(1), fault(2), fault(1), fault(1, "b")), {"a": 400, "b": 400}))
+    assert faults.keys == {("a", "bad JSON"): ["a.tar, key 1", "a.tar, key 2"], ("b", "bad JSON"): ["a.tar, key 1"]}
+    assert [record.args[0] for record in caplog.records] == ["a", "b"]
+    assert "a.tar, key 1" in caplog.text
+
+
+def test_more_than_one_per_cent_of_faults_stops_the_run() -> None:
+    faults = FaultLog({"a": 5000})
+    faults.add(Parcel(None, tuple(fault(i) for i in range(9)), {"a": 999}))
+    faults.add(Parcel(None, (fault(9),), {"a": 1}))
+    with pytest.raises(ValueError, match=r"11 of 1005 records.*a: 11 x bad JSON \(such as a\.tar, key 0\)"):
+        faults.add(Parcel(None, (fault(10),), {"a": 5}))
+
+
+def test_a_source_without_a_usable_record_stops_the_run() -> None:
+    with pytest.raises(ValueError, match="source a: none of 3"):
+        FaultLog({"a": 3, "b": 100}).add(Parcel(None, tuple(fault(i) for i in range(3)), {"a": 7, "b": 50}))
+
+
+def test_long_records_are_counted_but_no_fault_of_the_data() -> None:
+    faults = FaultLog({"a": 5000})
+    faults.add(Parcel(None, tuple(fault(i, reason="longer than row_tokens") for i in range(900)), {"a": 2000}))
+    assert len(faults.keys["a", "longer than row_tokens"]) == 900

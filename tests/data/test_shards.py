@@ -1,0 +1,197 @@
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+import webdataset
+
+from data.shards import BadShard, Shard, open_shards, write_manifest, write_shard
+
+RECORDS = [(f"{i:03d}", {"json": json.dumps({"id": str(i)}).encode(), "0.png": b"p" * (i * 300)}) for i in range(4)]
+
+
+def write_tar(path: Path, members: list[tuple[str, bytes]], kind: bytes = tarfile.REGTYPE, fmt: int = 0) -> Path:
+    with tarfile.open(path, "w", format=fmt) as tar:
+        for name, data in members:
+            header = tarfile.TarInfo(name)
+            header.size, header.type = len(data), kind
+            tar.addfile(header, io.BytesIO(data))
+    return path
+
+
+def test_records_come_back_as_they_were_written(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.tar", RECORDS)
+    shard = Shard(tmp_path / "a.tar")
+    assert [shard.read(i) for i in range(len(shard))] == RECORDS
+    assert [shard.key(i) for i in range(len(shard))] == [key for key, _ in RECORDS]
+
+
+def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.tar", RECORDS)
+    write_shard(tmp_path / "b.tar", [(key, dict(reversed(members.items()))) for key, members in RECORDS])
+    assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
+    assert [file.name for file in tmp_path.iterdir()].count("a.tar") == len(list(tmp_path.iterdir())) - 1
+
+
+def test_a_shard_cut_at_any_block_is_refused(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.tar", RECORDS)
+    whole = (tmp_path / "a.tar").read_bytes()
+    cut = tmp_path / "cut.tar"
+    for end in [*range(0, len(whole), 512), len(whole) - 1, 700]:
+        cut.write_bytes(whole[:end])
+        with pytest.raises(BadShard, match=r"cut\.tar"):
+            Shard(cut)
+
+
+def test_a_shard_cut_in_its_member_names_the_member(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.tar", RECORDS)
+    (tmp_path / "a.tar").write_bytes((tmp_path / "a.tar").read_bytes()[:4000])
+    with pytest.raises(BadShard, match=r"cut short.*fetch or write the shard again"):
+        Shard(tmp_path / "a.tar")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # its reader leaves the file open
+def test_our_shards_open_in_webdataset(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.tar", RECORDS)
+    read = list(webdataset.WebDataset(str(tmp_path / "a.tar"), shardshuffle=False))
+    assert [(r["__key__"], {k: v for k, v in r.items() if not k.startswith("__")}) for r in read] == RECORDS
+
+
+def test_shards_that_webdataset_writes_open_here(tmp_path: Path) -> None:
+    with webdataset.ShardWriter(str(tmp_path / "%06d.tar"), maxcount=3, verbose=0) as sink:
+        for key, members in RECORDS:
+            sink.write({"__key__": "some/folder/" + key, **members})
+    shards = open_shards(tmp_path)
+    assert len(shards.shards) == 2
+    assert [shards.read(i) for i in range(len(shards))] == [("some/folder/" + k, members) for k, members in RECORDS]
+
+
+@pytest.mark.parametrize("fmt", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_long_and_foreign_names_are_read_in_every_tar_dialect(tmp_path: Path, fmt: int) -> None:
+    name = "d" * 90 + "/" + "é" * 40 + ".json"
+    assert Shard(write_tar(tmp_path / "a.tar", [(name, b"{}")], fmt=fmt)).read(0) == (name[:-5], {"json": b"{}"})
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        (["a.json", "b.json", "a.0.png", "b.0.png"], "side by side"),
+        (["a.json", "b.json", "a.json"], "comes again"),
+        (["a.json", "a.JSON"], "comes twice"),
+        (["../../etc/passwd.txt"], "leaves the folder"),
+        (["/etc/passwd.txt"], "leaves the folder"),
+        (["a\nb.txt"], "cannot be printed"),
+        (["a" * 260 + ".txt"], "264"),
+        (["a.__key__"], "begins with __"),
+    ],
+)
+def test_members_that_cannot_be_trusted_are_refused(tmp_path: Path, members: list[str], words: str) -> None:
+    write_tar(tmp_path / "a.tar", [(name, b"x") for name in members], fmt=tarfile.GNU_FORMAT)
+    with pytest.raises(BadShard, match=words):
+        Shard(tmp_path / "a.tar")
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
+def test_links_and_devices_are_refused(tmp_path: Path, kind: bytes) -> None:
+    with pytest.raises(BadShard, match="link or a device"):
+        Shard(write_tar(tmp_path / "a.tar", [("a.json", b"")], kind))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is empty"),
+        (b"<html>404</html>" * 100, "not a tar"),
+        (b"\x1f\x8b" + bytes(2000), "gzip"),
+        (b"short", "cut short"),
+    ],
+)
+def test_files_that_are_no_tar_are_refused(tmp_path: Path, content: bytes, words: str) -> None:
+    (tmp_path / "a.tar").write_bytes(content)
+    with pytest.raises(BadShard, match=words):
+        Shard(tmp_path / "a.tar")
+
+
+def test_a_damaged_header_is_not_taken_for_the_end(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.tar", RECORDS)
+    damaged = bytearray((tmp_path / "a.tar").read_bytes())
+    damaged[512 + 3] ^= 1
+    (tmp_path / "a.tar").write_bytes(damaged)
+    with pytest.raises(BadShard, match="damaged at byte 512"):
+        Shard(tmp_path / "a.tar")
+
+
+def test_two_tars_joined_are_refused(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.tar", RECORDS)
+    (tmp_path / "a.tar").write_bytes((tmp_path / "a.tar").read_bytes() * 2)
+    with pytest.raises(BadShard, match="behind its end"):
+        Shard(tmp_path / "a.tar")
+
+
+def test_a_member_larger_than_the_limit_is_refused(tmp_path: Path) -> None:
+    header = tarfile.TarInfo("a.png")
+    header.size = 2**40
+    (tmp_path / "a.tar").write_bytes(header.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    with pytest.raises(BadShard, match="limit"):
+        Shard(tmp_path / "a.tar")
+
+
+def test_folders_patterns_and_manifests_open_the_same_records(tmp_path: Path) -> None:
+    write_shard(tmp_path / "s-00.tar", RECORDS[:1])
+    write_shard(tmp_path / "s-01.tar", RECORDS[1:])
+    folder = open_shards(tmp_path)
+    pattern = open_shards(str(tmp_path / "s-{00..01}.tar"))
+    write_manifest(tmp_path)
+    sets = [folder, pattern, open_shards(tmp_path), open_shards(tmp_path / "dataset.json")]
+    assert {shards.fingerprint() for shards in sets} == {folder.fingerprint()}
+    assert [sets[2].read(i)[0] for i in range(4)] == [key for key, _ in RECORDS]
+
+
+def test_the_manifest_is_held_against_the_shards(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.tar", RECORDS)
+    write_manifest(tmp_path)
+    write_shard(tmp_path / "a.tar", RECORDS[:3])
+    with pytest.raises(BadShard, match=r"dataset\.json says"):
+        open_shards(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "source", ["nowhere.tar", "nowhere/", "x-{00..01}.tar", "pipe:ls", "s3://bucket/a.tar", "d.json"]
+)
+def test_a_missing_or_unreadable_source_is_named(tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadShard, match=r"nowhere|x-00|pipe:ls|s3:|d\.json"):
+        open_shards(source)
+
+
+def test_an_empty_folder_and_a_manifest_that_points_outside_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadShard, match=r"no \.tar"):
+        open_shards(tmp_path)
+    entry = {"path": "../a.tar", "bytes": 1, "samples": 1, "sha256": ""}
+    (tmp_path / "dataset.json").write_text(json.dumps({"shards": [entry], "samples": 1}))
+    with pytest.raises(BadShard, match="outside"):
+        open_shards(tmp_path)
+
+
+def test_a_shard_that_changes_under_the_reader_is_noticed(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.tar", RECORDS)
+    shard = Shard(tmp_path / "a.tar")
+    write_shard(tmp_path / "a.tar", RECORDS[:2])
+    with pytest.raises(BadShard, match="changed"):
+        shard.read(0)
+
+
+def test_a_shard_set_survives_many_open_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data.shards.MAX_OPEN_FILES", 2)
+    for i in range(5):
+        write_shard(tmp_path / f"{i}.tar", [RECORDS[i % 4]])
+    shards = open_shards(tmp_path)
+    assert [shards.read(i) for i in (0, 4, 1, 0, 3)] == [RECORDS[i % 4] for i in (0, 4, 1, 0, 3)]
+
+
+@pytest.mark.parametrize("key", ["a.b", "../a", "/a", ""])
+def test_keys_that_a_reader_would_refuse_are_not_written(tmp_path: Path, key: str) -> None:
+    with pytest.raises(ValueError, match="member"):
+        write_shard(tmp_path / "a.tar", [(key, {"txt": b""})])
+    assert list(tmp_path.iterdir()) == []
