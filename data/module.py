@@ -31,11 +31,13 @@ class SourceConfig:
         path: a tar, a folder of tars, a dataset.json, a brace pattern, or `demo:train/emoji` for a part of the demo.
         weight: share of the records drawn, relative to the other sources.
         name: for messages; the path if not given.
+        augmentations: altered copies of each training picture of this source; those of the whole mixture if not given.
     """
 
     path: str
     weight: float = 1.0
     name: str | None = None
+    augmentations: int | None = None
 
 
 class DataModule(LightningDataModule):
@@ -45,7 +47,7 @@ class DataModule(LightningDataModule):
         tokenizer: a tokenizer.json, its folder, or `demo`.
         layout: how many slots a picture takes; None for text alone.
         train: sources to learn from; a plain path has weight 1.
-        val: sources to validate on, each record once.
+        val: sources to validate on, each record once; their weights are those of the mixture's figures.
         row_tokens: tokens of one packed row, which is one batch of one rank; longer records are left out and counted.
         seed: of the order.
         num_workers: processes that read and decode beside the training process.
@@ -126,19 +128,20 @@ class DataModule(LightningDataModule):
         return {kind: [key for faults in self._logs.values() for key in faults.keys.get(kind, [])] for kind in kinds}
 
     def train_dataloader(self) -> TrainLoader:
-        sources, reader = self.sources("train"), self._reader("train")
+        sources, reader = self.sources("train"), self._reader(self.sources("train"))
         if not sources:
             raise ValueError("data.train is empty; give at least one source to learn from")
         counts = [len(source.shards) for source in sources]
         weights = [config.weight for config in self._configs["train"]]
         window = self._window(counts, weights)
-        order = Order(counts, weights, self.seed, self.lanes, window, self.augmentations)
+        copies = self._copies("train")
+        order = Order(counts, weights, self.seed, self.lanes, window, copies)
         fingerprint = {f"source {i}": f"{weights[i]} x {s.shards.fingerprint()}" for i, s in enumerate(sources)} | {
             "seed": str(self.seed),
             "lanes": str(self.lanes),
             "window": str(window),
             "row_tokens": str(self.row_tokens),
-            "augmentations": str(self.augmentations),
+            "augmentations": str(copies),
             "tokenizer": self.tokenizer.fingerprint(),
             "image layout": self.layout.fingerprint() if self.layout else "none",
         }
@@ -155,16 +158,23 @@ class DataModule(LightningDataModule):
         )
         return self._train_loader
 
-    def val_dataloader(self) -> ValLoader | list[ValLoader]:
-        if not self.sources("val"):
-            return []
-        rows = PackedOnce(self._reader("val"), *self._place_among_ranks())
-        return ValLoader(rows, self._logs["val"], min(self.num_workers, 1))
+    def val_dataloader(self) -> list[ValLoader]:
+        """One loader for each source, so that each has figures of its own."""
+        place = self._place_among_ranks()
+        readers = [self._reader([source]) for source in self.sources("val")]
+        return [
+            ValLoader(PackedOnce(reader, *place), self._logs["val"], min(self.num_workers, 1)) for reader in readers
+        ]
+
+    @property
+    def val_mixture(self) -> list[tuple[str, float]]:
+        """Name and weight of each validation source, in the order of the loaders."""
+        return [(config.name or config.path, config.weight) for config in self._configs["val"]]
 
     def pictures(self, split: str) -> Iterator[Picture]:
         """Every picture that the loaders of a split can ask for, each copy of it once. Bad records are left out."""
         seen: set[str] = set()
-        for source in self.sources(split):
+        for source, copies in zip(self.sources(split), self._copies(split), strict=True):
             for index in range(len(source.shards)):
                 key, members = source.shards.read(index)
                 try:
@@ -175,18 +185,25 @@ class DataModule(LightningDataModule):
                     continue
                 for data in images:
                     name = picture_key(data)
-                    for copy in range(self.augmentations + 1 if split == "train" else 1):
+                    for copy in range(copies + 1):
                         picture = Picture(data, name, copy)
                         if picture.feature_key not in seen:
                             seen.add(picture.feature_key)
                             yield picture
 
-    def _reader(self, split: str) -> RowReader:
-        return RowReader(self.sources(split), self.tokenizer, self.layout, self.row_tokens, self.cached)
+    def _copies(self, split: str) -> list[int]:
+        """Altered copies of a picture, by source; validation sees pictures as they are."""
+        if split != "train":
+            return [0] * len(self._configs[split])
+        own = [config.augmentations for config in self._configs[split]]
+        return [self.augmentations if copies is None else copies for copies in own]
+
+    def _reader(self, sources: list[Source]) -> RowReader:
+        return RowReader(sources, self.tokenizer, self.layout, self.row_tokens, self.cached)
 
     def _window(self, counts: Sequence[int], weights: Sequence[float]) -> int:
         """Draws of a window, from the mean length of some records; the same on every rank."""
-        probe = self._reader("train")
+        probe = self._reader(self.sources("train"))
         tokens = total = 0.0
         for source, (count, weight) in enumerate(zip(counts, weights, strict=True)):
             places = range(0, count, max(1, count // PROBES))
@@ -212,6 +229,8 @@ def _source_config(source: SourceConfig | str) -> SourceConfig:
     config = SourceConfig(source) if isinstance(source, str) else source
     if config.weight <= 0:
         raise ValueError(f"source {config.path} has weight {config.weight}; give one above 0, or leave the source out")
+    if config.augmentations is not None and config.augmentations < 0:
+        raise ValueError(f"source {config.path} has augmentations {config.augmentations}; give 0 or more copies")
     return config
 
 

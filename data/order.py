@@ -51,7 +51,8 @@ class Order:
         seed: of the whole order.
         lanes: number of lanes of the job, fixed for its life.
         window: draws in a window.
-        augmentations: altered copies of a picture, beside the picture itself; each draw takes one of them at random.
+        augmentations: altered copies of a picture, beside the picture itself, of all sources or of each; a draw takes one
+            of them at random.
     """
 
     def __init__(
@@ -61,14 +62,15 @@ class Order:
         seed: int,
         lanes: int,
         window: int,
-        augmentations: int = 0,
+        augmentations: int | Sequence[int] = 0,
     ) -> None:
         if not counts or min(counts) < 1:
             raise ValueError(f"every source needs at least one record, got {list(counts)}; leave out the empty ones")
         if len(counts) != len(weights) or min(weights) <= 0:
             raise ValueError(f"every source needs a weight above 0, got {list(weights)} for {len(counts)} sources")
         self.counts, self.lanes, self.window = tuple(counts), lanes, window
-        self._seed, self._augmentations = seed, augmentations
+        self._seed = seed
+        self._copies = 1 + np.broadcast_to(np.array(augmentations), len(counts))
         self._shares = _whole_shares(weights)
         self._epochs: OrderedDict[tuple[int, int], Int[np.ndarray, " records"]] = OrderedDict()
 
@@ -76,9 +78,7 @@ class Order:
         """The records of a window, in order."""
         first = window * self.window
         sources, turns = self._mixture(lane, first, first + self.window)
-        augmentations = chance(self._seed, "augmentation", lane, window).integers(
-            0, self._augmentations + 1, self.window
-        )
+        augmentations = chance(self._seed, "augmentation", lane, window).integers(0, self._copies[sources])
         indices = np.zeros_like(turns)
         for source, count in enumerate(self.counts):
             mine = sources == source

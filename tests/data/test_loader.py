@@ -8,7 +8,7 @@ import pytest
 
 from data.batch import Batch
 from data.image import ImageLayout
-from data.loader import FaultLog, TrainLoader, ValLoader
+from data.loader import FaultLog, TrainLoader
 from data.module import DataModule, SourceConfig
 from data.pack import Fault, Parcel
 
@@ -173,11 +173,14 @@ def test_validation_sees_every_record_once(
     for rank in range(world):
         module = make_module(folders, tokenizer_file, layout, val=[folders["text"], folders["pictures"]], num_workers=1)
         module._place_among_ranks = lambda rank=rank: (rank, world)  # type: ignore[method-assign, misc]
-        loader = module.val_dataloader()
-        assert isinstance(loader, ValLoader)
-        for _ in range(2 if rank == 0 else 1):
-            batches = list(loader)
-        assert len(batches) == len(loader)
+        loaders = module.val_dataloader()
+        assert [name for name, _ in module.val_mixture] == [folders["text"], folders["pictures"]]
+        batches: list[Batch] = []
+        for loader in loaders:
+            for _ in range(2 if rank == 0 else 1):
+                ones = list(loader)
+            assert len(ones) == len(loader)
+            batches += ones
         steps.add(len(batches))
         for batch in batches:
             batch.check()

@@ -52,6 +52,8 @@ def test_every_copy_is_drawn_about_equally_often() -> None:
     assert sorted(copies) == [0, 1, 2, 3]
     assert all(880 < number < 1120 for number in copies.values())
     assert {draw.augmentation for draw in Order([10], [1.0], 0, 1, 400).draws(0, 0)} == {0}
+    mixed = Order([10, 10], [0.5, 0.5], 0, 1, 400, augmentations=[0, 2]).draws(0, 0)
+    assert {(draw.source, draw.augmentation) for draw in mixed} == {(0, 0), (1, 0), (1, 1), (1, 2)}
 
 
 def test_seeds_lanes_and_epochs_differ() -> None:

@@ -5,6 +5,7 @@ The model and the data module both take from the top level, and neither from the
 """
 
 import logging
+import os
 import sys
 import tempfile
 import warnings
@@ -34,6 +35,7 @@ QUIET = (
     ".*is supposed to be used .*dataloader.*",
     ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
     ".*litlogger.*",
+    ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run goes on in its folder
 )
 
 
@@ -74,6 +76,8 @@ def build_data(
     num_workers: int = 1,
     augmentations: int = 0,
     seed: int = 0,
+    steps_per_epoch: int = 1000,
+    lanes: int = 24,
 ) -> DataModule:
     """Records in, packed batches out.
 
@@ -84,8 +88,10 @@ def build_data(
         val: sources to validate on.
         row_tokens: tokens of one packed row, which is one batch of one rank.
         num_workers: processes that read and decode beside the training process.
-        augmentations: augmented copies of each training picture, beside the picture itself.
+        augmentations: altered copies of each training picture, beside the picture itself; a source may have a number of its own.
         seed: order of the data.
+        steps_per_epoch: batches that Lightning takes for an epoch of the endless stream.
+        lanes: parts of the stream, a multiple of the number of processes; fixed for the life of a run.
     """
     return DataModule(
         tokenizer=tokenizer,
@@ -96,6 +102,8 @@ def build_data(
         num_workers=num_workers,
         augmentations=augmentations,
         seed=seed,
+        steps_per_epoch=steps_per_epoch,
+        lanes=lanes,
     )
 
 
@@ -252,5 +260,6 @@ def silence() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric.utilities.distributed").setLevel(logging.WARNING)
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning calls what jsonargparse will drop
     for message in QUIET:
         warnings.filterwarnings("ignore", message)

@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from data.image import prepare_image
 from encoders.feature_cache import FeatureCache, fill
+from encoders.protocol import encoder_key
 from vlm.model import VisionLanguageModel
 from vlm.training.progress import progress
 
@@ -31,7 +32,7 @@ class FrozenFeatures:
     def attach(self, model: VisionLanguageModel, trainer: Trainer, stage: str) -> None:
         """Fill the cache (rank 0; the others wait) and let model and data module use it."""
         encoder, data = model.encoder, trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it on fit
-        key = encoder.weights_key()
+        key = encoder_key(encoder)
         if trainer.is_global_zero:
             cache = FeatureCache(self.folder, key)
             pictures = [p for split in ("train", "val") for p in data.pictures(split) if p.feature_key not in cache]

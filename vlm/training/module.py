@@ -162,14 +162,11 @@ class VLMTrainingModule(LightningModule):
                     parameter.grad.mul_(scale.to(parameter.grad))
         self._answered = torch.zeros((), dtype=torch.float64)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Loss and compression in evaluation mode, summed; `watch` adds them up."""
         out = self.vlm(batch)
         cross_entropy = answered_cross_entropy(out.hidden, batch.labels, self.vlm.embed.weight)
         return {"cross_entropy": cross_entropy} | watched(out)
-
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        return batch.to(device, non_blocking=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["ratio_controllers"] = {

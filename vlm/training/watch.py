@@ -1,80 +1,19 @@
 """What is watched while a model trains: loss, speed, compression, experts' load, and the time spent waiting for data.
 
 Sums stay on the device between two log steps, and are reduced over ranks only there, so watching costs no synchronisation.
-Compression is tokens per concept as evaluation would chunk them (probability >= 0.5, no noise), also while training: the probability is
-computed before any noise, so the two agree.
 """
 
 import math
 import sys
 import time
-from collections import defaultdict
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
 
 from data.batch import Batch
-from vlm.training.parallel import all_sum
+from vlm.training.measures import Sums, measures, mix
 from vlm.training.summary import print_summary
-
-COUNTED = ("cross_entropy", "answered", "tokens", "closes", "image_tokens", "image_closes", "steps", "ratio", "balance")
-
-
-class Sums:
-    """Running sums of a window of batches."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, Tensor | float] = defaultdict(float)
-        self.expert_load: Tensor | None = None
-        self.wait_s = 0.0
-        self.started = time.perf_counter()
-
-    def add(self, batch: Batch, outputs: dict[str, Any]) -> None:
-        """Add one batch. No value is fetched from the device here."""
-        closes = outputs["closes_at_evaluation"]
-        counts: dict[str, Tensor | float] = {
-            "cross_entropy": outputs["cross_entropy"],
-            "answered": batch.num_answered,
-            "tokens": len(batch.ids),
-            "image_tokens": batch.num_image_slots,
-            "steps": 1,
-            "balance": outputs["losses"]["balance"],
-        }
-        if closes is not None:
-            counts |= {
-                "closes": closes.sum(),
-                "image_closes": (closes & batch.is_image).sum(),
-                "ratio": outputs["losses"]["ratio"],
-            }
-        for name, value in counts.items():
-            self.values[name] = self.values[name] + value
-        load = outputs["expert_load"]
-        if load is not None:  # None where every layer is dense
-            self.expert_load = load if self.expert_load is None else self.expert_load + load
-        self.wait_s += batch.wait_s
-
-    def reduce(self, device: torch.device) -> dict[str, float]:
-        """The sums over ranks, on the CPU."""
-        row = torch.stack([torch.as_tensor(self.values[name], dtype=torch.float64).to(device) for name in COUNTED])
-        return dict(zip(COUNTED, all_sum(row).tolist(), strict=True))
-
-
-def _per(tokens: float, concepts: float) -> float:
-    return tokens / concepts if concepts else math.nan
-
-
-def measures(total: dict[str, float]) -> dict[str, float]:
-    """Figures from sums. A figure without a basis (no picture, no chunking) is left out."""
-    text, text_closes = total["tokens"] - total["image_tokens"], total["closes"] - total["image_closes"]
-    figures = {
-        "loss": _per(total["cross_entropy"], total["answered"]),
-        "compression": _per(total["tokens"], total["closes"]),
-        "compression_text": _per(text, text_closes),
-        "compression_image": _per(total["image_tokens"], total["image_closes"]),
-    }
-    return {name: value for name, value in figures.items() if not math.isnan(value)}
 
 
 class Monitor(Callback):
@@ -82,7 +21,8 @@ class Monitor(Callback):
 
     def __init__(self) -> None:
         self.window = Sums()
-        self.validation = Sums()
+        self.validation: dict[int, Sums] = {}  # by source
+        self.validation_started = 0.0
         self.bar: Any = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -157,7 +97,8 @@ class Monitor(Callback):
         self.on_train_end(trainer, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.validation = Sums()
+        self.validation = {}
+        self.validation_started = time.perf_counter()
 
     def on_validation_batch_end(
         self,
@@ -168,23 +109,31 @@ class Monitor(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self.validation.add(batch, outputs)
+        self.validation.setdefault(dataloader_idx, Sums()).add(batch, outputs)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        total = self.validation.reduce(pl_module.device)
-        if trainer.sanity_checking or not total["steps"]:
+        if trainer.sanity_checking or not self.validation:
             return
-        figures = {f"val/{name}": value for name, value in measures(total).items()}
+        mixture = trainer.datamodule.val_mixture  # type: ignore[attr-defined]  # of data/module.py
+        sums = [self.validation[place].reduce(pl_module.device) for place in sorted(self.validation)]
+        weighed = [(weight, one) for (_, weight), one in zip(mixture, sums, strict=True)]
+        figures = {f"val/{name}": value for name, value in measures(mix(weighed)).items()}
+        apart = {
+            f"val/{source.removeprefix('demo:')}/{name}": value
+            for (source, _), one in zip(mixture, sums, strict=True)
+            for name, value in measures(one).items()
+        }
         for logger in trainer.loggers:
-            logger.log_metrics(figures, trainer.global_step)
+            logger.log_metrics(figures | apart, trainer.global_step)
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in figures.items()})
         if trainer.is_global_zero:
-            shown = " | ".join(
-                f"{name.removeprefix('val/').replace('_', ' ')} {value:.3f}" for name, value in figures.items()
-            )
-            print(f"validation at step {trainer.global_step} | {shown}", flush=True)
+            parts = [f"{name.removeprefix('val/').replace('_', ' ')} {value:.3f}" for name, value in figures.items()]
+            print(f"validation at step {trainer.global_step} | {' | '.join(parts)}", flush=True)
+            for (source, _), one in zip(mixture, sums, strict=True):
+                parts = [f"{name.replace('_', ' ')} {value:.3f}" for name, value in measures(one).items()]
+                print(f"    {source}: {' | '.join(parts)}", flush=True)
         # The time of a validation is no time of training: speed and waiting are those of the training steps.
-        self.window.started += time.perf_counter() - self.validation.started
+        self.window.started += time.perf_counter() - self.validation_started
 
 
 def _bar(trainer: Trainer) -> Any:
