@@ -1,6 +1,7 @@
 """The `vlm` command: a light dispatcher. Each subcommand lives in vlm/commands and is imported only when it is called.
 
-Exit codes: 0 done, 2 the user can mend it (one line on standard error), 130 interrupted. Set VLM_TRACEBACK=1 to see where an error came from.
+Exit codes: 0 done, 2 the user can mend it (one line on standard error), 130 interrupted, 143 stopped by SIGTERM.
+Set VLM_TRACEBACK=1 to see where an error came from.
 """
 
 import argparse

@@ -6,17 +6,20 @@ The model and the data module both take from the top level, and neither from the
 
 import logging
 import os
+import re
+import signal
 import sys
 import tempfile
 import warnings
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse import Namespace, set_loader
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from data.image import ImageLayout
 from data.module import DataModule, SourceConfig
@@ -25,7 +28,7 @@ from vlm.commands.configs import found_configs, load_yaml_strictly
 from vlm.connector import ConnectorConfig
 from vlm.model import EncoderSetting, ModelConfig, build_encoder, image_layout, model_config
 from vlm.training.allocator import keep_freed_memory
-from vlm.training.checkpoint import AtomicCheckpointIO
+from vlm.training.checkpoint import AtomicCheckpointIO, Checkpoints
 from vlm.training.module import VLMTrainingModule
 from vlm.training.optim import OptimizerConfig
 from vlm.training.watch import Monitor
@@ -35,6 +38,8 @@ QUIET = (
     ".*is supposed to be used .*dataloader.*",
     ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
     ".*litlogger.*",
+    ".*Total length of `list` across ranks is zero.*",  # data.val may be empty
+    ".*module\\(s\\) in eval mode at the start of training.*",  # parts of model.freeze are meant to be
     ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run goes on in its folder
 )
 
@@ -43,7 +48,8 @@ class Parser(LightningArgumentParser):
     """Errors in one line; configs are looked up in the current folder, then among those that come with the package."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise ValueError(message) from ex
+        # A link's own report quotes all that went into it; the reason stands at its end.
+        raise ValueError(re.sub(r"^Call to compute_fn of link .*? failed: ", "", message, flags=re.DOTALL)) from ex
 
 
 def build_model(
@@ -109,14 +115,15 @@ def build_data(
 
 def compose_model(tokenizer: str, encoder: EncoderSetting, connector: Any, backbone: Any) -> ModelConfig:
     """The model's config from the top-level groups, as the parser holds them."""
-    if backbone is None:
-        raise ValueError("the config has no `backbone`; give its width, layers and experts as in configs/demo.yaml")
     settings = {
         "tokenizer": tokenizer,
         "encoder": plain(encoder),
         "connector": plain(connector),
         "backbone": plain(backbone),
     }
+    required = [field.name for field in fields(BackboneConfig) if field.default is MISSING and field.name != "chunk"]
+    if missing := [name for name in required if settings["backbone"].get(name) is None]:
+        raise ValueError(f"the config's `backbone` lacks {', '.join(missing)}; see configs/demo.yaml for an example")
     return model_config(settings)
 
 
@@ -161,6 +168,8 @@ class VLMCommandLine(LightningCLI):
         """Settings come from the config and the command line alone; a checkpoint never overrides what the user typed."""
 
     def before_instantiate_classes(self) -> None:
+        if self.subcommand == "validate" and not self._get(self.config, "ckpt_path"):
+            raise ValueError("vlm validate needs --ckpt_path FILE, such as runs/demo/checkpoints/last.ckpt")
         root = Path(self._get(self.config, "trainer")["default_root_dir"] or "runs/latest")
         require_writable(root)
         self.root = root
@@ -176,6 +185,10 @@ class VLMCommandLine(LightningCLI):
         self.model.seed = self._get(self.config, "seed_everything")
         return trainer
 
+    def before_fit(self) -> None:
+        # Once more than Lightning does, and before it makes the logs: a bad shard leaves nothing in the run's folder.
+        self.datamodule.setup("fit")
+
     def after_fit(self) -> None:
         if self.trainer.is_global_zero and not self.trainer.interrupted:
             self.model.save_pretrained(self.root / "model")
@@ -186,23 +199,18 @@ class SaveConfig(SaveConfigCallback):
     """Writes the whole config into the run's folder; a restart in the same folder is no error."""
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        if stage == "fit" and trainer.is_global_zero:
+        """Nothing yet: a refused checkpoint must not cost an earlier run its config."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        if trainer.is_global_zero:
             config = self.parser.dump(self.config, skip_none=False)
             Path(trainer.default_root_dir, "config.yaml").write_text(config)
-
-
-class Checkpoints(ModelCheckpoint):
-    """The last state of the run, in `checkpoints/last.ckpt`, written every `every_n_train_steps` and at the end."""
-
-    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        self.dirpath = str(Path(trainer.default_root_dir, "checkpoints"))
-        super().setup(trainer, pl_module, stage)
 
 
 def trainer_defaults() -> dict[str, Any]:
     """What differs from Lightning's own defaults, and why."""
     return {
-        "callbacks": [Monitor(), Checkpoints(filename="{step}", every_n_train_steps=500, save_last="link")],
+        "callbacks": [Monitor(), Checkpoints()],
         "enable_progress_bar": False,  # Monitor shows the figures of this project
         "enable_model_summary": False,
         "use_distributed_sampler": False,  # the order is ours; Lightning's would shuffle once more
@@ -218,9 +226,10 @@ def run_lightning(command: str, arguments: list[str]) -> int:
     silence()
     keep_freed_memory()
     set_loader("yaml", load_yaml_strictly)
-    arguments = [command, *found_configs(arguments)]
+    arguments = found_configs(arguments)
     usage = {name: {"usage": f"vlm {name} [--config FILE] [--key value ...]"} for name in ("fit", "validate")}
-    saved, sys.argv = sys.argv, ["vlm"]  # Lightning warns when it is given arguments beside a command line
+    # Lightning starts the processes of `trainer.devices` by running this command line once more, also from `vlm demo`.
+    saved, sys.argv = sys.argv, [sys.argv[0], command, *arguments]
     try:
         VLMCommandLine(
             build_model,
@@ -232,8 +241,16 @@ def run_lightning(command: str, arguments: list[str]) -> int:
             seed_everything_default=0,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            args=arguments,
         )
+    except MisconfigurationException as error:
+        raise ValueError(f"trainer: {error}") from error
+    except SIGTERMException:
+        print("vlm: stopped by SIGTERM", file=sys.stderr)
+        sys.exit(128 + signal.SIGTERM)
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning's exit code would be 1
+            raise KeyboardInterrupt from error
+        raise
     finally:
         sys.argv = saved
     return 0

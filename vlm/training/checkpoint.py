@@ -1,16 +1,17 @@
 """Checkpoints that are whole or absent.
 
-Lightning writes through the temporary folder and swallows a refused write (2.6.6). Here the file is written beside its place, synced, read for
-its size, and renamed; a failure is an error that names the path, and the checkpoint that was there before stays.
+Lightning writes through the temporary folder and swallows a refused write (2.6.6). Here the file is written beside its place, synced and renamed;
+a failure is an error that names the path, and the checkpoint that was there before stays.
 """
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -21,15 +22,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     ) -> None:
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        name = target.with_name(f".{target.name}.partial")  # what a killed run left is overwritten, not added to
         try:
-            with os.fdopen(descriptor, "wb") as file:
+            with name.open("wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(name, target)
         except BaseException as error:
-            Path(name).unlink(missing_ok=True)
+            name.unlink(missing_ok=True)
             if isinstance(error, OSError):
                 raise OSError(
                     error.errno,
@@ -63,3 +64,21 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"{source} is not a training checkpoint (it has no state_dict); models are loaded with --model FOLDER instead"
             )
         return checkpoint
+
+
+class Checkpoints(ModelCheckpoint):
+    """The last state of the run, in `checkpoints/last.ckpt`, written every 500 steps and at the end."""
+
+    def __init__(self) -> None:
+        # Without the counter: a run begun anew in its folder else leaves the old last.ckpt, and writes last-v1.ckpt beside it.
+        super().__init__(filename="{step}", every_n_train_steps=500, save_last="link", enable_version_counter=False)
+
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        self.dirpath = str(Path(trainer.default_root_dir, "checkpoints"))
+        super().setup(trainer, pl_module, stage)
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        # Lightning's own saves here only where nothing was saved before.
+        if self._last_global_step_saved != trainer.global_step:
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))

@@ -33,9 +33,10 @@ class FrozenFeatures:
         """Fill the cache (rank 0; the others wait) and let model and data module use it."""
         encoder, data = model.encoder, trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it on fit
         key = encoder_key(encoder)
+        splits = ("train", "val") if stage == "fit" else ("val",)
         if trainer.is_global_zero:
             cache = FeatureCache(self.folder, key)
-            pictures = [p for split in ("train", "val") for p in data.pictures(split) if p.feature_key not in cache]
+            pictures = [p for split in splits for p in data.pictures(split) if p.feature_key not in cache]
             if pictures:
                 rank_zero_info(f"Encoding {len(pictures):,} pictures once into {self.folder}")
                 device = trainer.strategy.root_device

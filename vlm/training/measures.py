@@ -18,7 +18,7 @@ from vlm.training.parallel import all_sum
 
 COUNTED = (
     *("cross_entropy", "answered", "tokens", "closes", "image_tokens", "image_closes"),
-    *("documents", "steps", "ratio", "balance"),
+    *("documents", "steps", "ratio", "balance", "wait_s"),
 )
 
 
@@ -28,7 +28,6 @@ class Sums:
     def __init__(self) -> None:
         self.values: dict[str, Tensor | float] = defaultdict(float)
         self.expert_load: Tensor | None = None
-        self.wait_s = 0.0
         self.started = time.perf_counter()
 
     def add(self, batch: Batch, outputs: dict[str, Any]) -> None:
@@ -41,6 +40,7 @@ class Sums:
             "image_tokens": batch.num_image_slots,
             "documents": len(batch.lengths),
             "steps": 1,
+            "wait_s": batch.wait_s,
             "balance": outputs["losses"]["balance"],
         }
         if closes is not None:
@@ -54,7 +54,6 @@ class Sums:
         load = outputs["expert_load"]
         if load is not None:  # None where every layer is dense
             self.expert_load = load if self.expert_load is None else self.expert_load + load
-        self.wait_s += batch.wait_s
 
     def reduce(self, device: torch.device) -> dict[str, float]:
         """The sums over ranks, on the CPU."""

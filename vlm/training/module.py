@@ -72,6 +72,7 @@ class VLMTrainingModule(LightningModule):
         )
         self.seed = 0
         self._answered = torch.zeros((), dtype=torch.float64)  # over the accumulated micro-batches of this rank
+        self._micro_batch = 0  # of the step
 
     def freeze_parts(self, names: list[str]) -> None:
         """Stop the named parts from learning.
@@ -114,9 +115,10 @@ class VLMTrainingModule(LightningModule):
             self.frozen_features.attach(self.vlm, self.trainer, stage)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Draws depend on (seed, step, rank) alone, so that a resumed run draws what the unbroken one would have."""
-        micro = batch_idx % self.trainer.accumulate_grad_batches
-        torch.manual_seed(step_seed(self.seed, self.global_step, micro, self.global_rank))
+        """Draws depend on (seed, step, micro-batch, rank) alone, so that a resumed run draws what the unbroken one would have."""
+        # Counted here: after a restart Lightning's batch_idx need not begin an accumulation at a multiple of it.
+        torch.manual_seed(step_seed(self.seed, self.global_step, self._micro_batch, self.global_rank))
+        self._micro_batch += 1
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Sum of the losses of this rank's micro-batch, with what is to be watched."""
@@ -161,6 +163,7 @@ class VLMTrainingModule(LightningModule):
                 if parameter.grad is not None:
                     parameter.grad.mul_(scale.to(parameter.grad))
         self._answered = torch.zeros((), dtype=torch.float64)
+        self._micro_batch = 0
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Loss and compression in evaluation mode, summed; `watch` adds them up."""
@@ -169,6 +172,7 @@ class VLMTrainingModule(LightningModule):
         return {"cross_entropy": cross_entropy} | watched(out)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.refuse_broken_weights()
         checkpoint["ratio_controllers"] = {
             name: controller.state_dict() for name, controller in self.controllers.items()
         }
@@ -183,4 +187,18 @@ class VLMTrainingModule(LightningModule):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model folder that `VisionLanguageModel.from_pretrained` reads."""
+        self.refuse_broken_weights()
         self.vlm.save_pretrained(folder)
+
+    def refuse_broken_weights(self) -> None:
+        """A gradient that is not a number breaks the weights one step before the loss tells; such weights are never written.
+
+        Raises:
+            ValueError: names the first such weight.
+        """
+        for name, parameter in self.vlm.named_parameters():
+            if parameter.requires_grad and not bool(parameter.isfinite().all()):
+                raise ValueError(
+                    f"the weight {name} is not a number after step {self.global_step}, nothing was written; "
+                    "lower optimizer.lr, or clip with trainer.gradient_clip_val, and resume from the last checkpoint"
+                )

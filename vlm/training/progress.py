@@ -1,4 +1,4 @@
-"""A progress bar on standard error in a terminal; a line at each quarter of the work otherwise."""
+"""Progress on standard error: a bar in a terminal; a line at each quarter of the work otherwise. And the bar of a training run."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -32,3 +32,37 @@ def _quarters(what: str) -> Show:
             print(f"{what}: {done:,} of {total:,}", file=sys.stderr, flush=True)
 
     return show
+
+
+class TrainingBar:
+    """Steps done and the time left; below them the latest figures, on a line of their own: they need 90 columns.
+
+    Args:
+        done: steps at the start.
+        total: steps of the run.
+    """
+
+    def __init__(self, done: int, total: int) -> None:
+        from rich.console import Console
+        from rich.live import Live
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        # The speed of the last ten minutes: a validation must not look like the end of progress, nor a step of a minute like none.
+        self._steps = Progress(
+            TextColumn("step"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn(), speed_estimate_period=600
+        )
+        self._task = self._steps.add_task("", total=total, completed=done)
+        # Output that goes to a file stays there; in the terminal it goes above the bar.
+        self._live = Live(self._steps, console=Console(stderr=True), redirect_stdout=sys.stdout.isatty())
+        self._live.start()
+
+    def show_step(self, done: int) -> None:
+        self._steps.update(self._task, completed=done)
+
+    def show_figures(self, line: str) -> None:
+        from rich.console import Group
+
+        self._live.update(Group(self._steps, line))
+
+    def stop(self) -> None:
+        self._live.stop()

@@ -2,6 +2,7 @@ import csv
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +23,10 @@ def losses(run: Path) -> dict[int, float]:
             if line.get("train/loss"):
                 found[int(line["step"])] = float(line["train/loss"])
     return found
+
+
+def files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 def one_line(errors: str) -> str:
@@ -74,6 +79,71 @@ def test_a_resumed_run_has_the_losses_of_the_unbroken_one(vlm: Vlm, config: Path
     assert losses(halves) == losses(whole)
 
 
+def test_the_last_checkpoint_is_that_of_the_last_step_also_when_a_run_is_begun_anew(vlm: Vlm, config: Path) -> None:
+    last = config.parent / "run" / "checkpoints" / "last.ckpt"
+    for steps in (2, 3):
+        assert vlm("fit", "--config", str(config), "--trainer.max_steps", str(steps))[0] == 0
+        assert torch.load(last, weights_only=True)["global_step"] == steps
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_is_never_saved(vlm: Vlm, config: Path) -> None:
+    broken = ["--optimizer.lr", "1e30", "--optimizer.warmup_steps", "0", "--trainer.gradient_clip_val", "null"]
+    code, _, err = vlm("fit", "--config", str(config), *broken)
+    assert code == 2
+    assert "the loss is not a number at step 2" in one_line(err)
+    assert "optimizer.lr" in err
+    assert not list((config.parent / "run").rglob("*.ckpt"))
+    assert not (config.parent / "run" / "model").exists()
+
+
+def test_weights_that_are_no_numbers_are_not_written(vlm: Vlm, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def spoil(self: Any, *args: object, **kwargs: object) -> None:
+        self.vlm.embed.weight.grad.fill_(float("nan"))
+
+    monkeypatch.setattr("vlm.training.module.VLMTrainingModule.configure_gradient_clipping", spoil)
+    code, _, err = vlm("fit", "--config", str(config), "--trainer.max_steps", "1", "--data.val", "[]")
+    assert code == 2
+    assert "the weight embed.weight is not a number after step 1" in one_line(err)
+    assert not list((config.parent / "run").rglob("*.ckpt"))
+
+
+def test_bf16_learns_as_float32_does(vlm: Vlm, config: Path) -> None:
+    run = config.parent / "run"
+    found = {}
+    for precision in ("32-true", "bf16-mixed"):
+        code, _, err = vlm(
+            "fit",
+            *("--config", str(config), "--trainer.max_steps", "3"),
+            *("--trainer.precision", precision, "--trainer.default_root_dir", str(run / precision)),
+        )
+        assert code == 0, err
+        found[precision] = losses(run / precision)
+    # bf16 keeps 8 bits: the boundaries, in float32 from bf16 vectors, differ here and there.
+    assert found["bf16-mixed"] == pytest.approx(found["32-true"], rel=0.02)
+    assert found["bf16-mixed"] != found["32-true"]
+
+
+def test_the_logged_rate_is_that_of_the_step(vlm: Vlm, config: Path) -> None:
+    assert vlm("fit", "--config", str(config), "--trainer.max_steps", "2", "--optimizer.warmup_steps", "4")[0] == 0
+    (log,) = (config.parent / "run").glob("logs/*/metrics.csv")
+    lines = list(csv.DictReader(log.read_text().splitlines()))
+    assert [float(line["train/learning_rate"]) for line in lines if line["train/loss"]] == [0.0025, 0.005]
+
+
+def test_each_accumulated_step_is_logged_once_also_over_the_end_of_an_epoch(vlm: Vlm, config: Path) -> None:
+    # Three batches of an epoch by two: its last one is a step by itself.
+    settings = ["--trainer.accumulate_grad_batches", "2", "--data.steps_per_epoch", "3", "--trainer.max_steps", "4"]
+    code, _, err = vlm("fit", "--config", str(config), *settings)
+    assert code == 0, err
+    assert sorted(losses(config.parent / "run")) == [1, 2, 3, 4]
+
+
+def test_validate_without_a_checkpoint_is_refused(vlm: Vlm, config: Path) -> None:
+    code, _, err = vlm("validate", "--config", str(config))
+    assert code == 2
+    assert "needs --ckpt_path" in one_line(err)
+
+
 def test_validate_tells_loss_and_compression_of_a_checkpoint(vlm: Vlm, config: Path) -> None:
     assert vlm("fit", "--config", str(config))[0] == 0
     last = str(config.parent / "run" / "checkpoints" / "last.ckpt")
@@ -116,6 +186,8 @@ def test_a_frozen_encoder_stays_as_it_was_and_its_features_are_kept(vlm: Vlm, co
         (["--encoder", "timm:resnet5000"], "resnet5000"),
         (["--ckpt_path", "gone.ckpt"], "no checkpoint at gone.ckpt"),
         (["--tokenizer", "gone.json"], "gone.json"),
+        (["--encoder", "resnet18"], "error: encoder 'resnet18' is neither"),
+        (["--trainer.accelerator", "mps"], "trainer: "),
     ],
 )
 def test_a_wrong_setting_is_one_line_that_names_it_and_exit_code_2(
@@ -132,6 +204,12 @@ def test_an_unknown_config_key_in_the_file_is_named(vlm: Vlm, config: Path) -> N
     code, _, err = vlm("fit", "--config", str(config))
     assert code == 2
     assert "colour" in one_line(err)
+
+
+def test_without_a_backbone_its_settings_are_named(vlm: Vlm) -> None:
+    code, _, err = vlm("fit")
+    assert code == 2
+    assert "the config's `backbone` lacks width, num_heads" in one_line(err)
 
 
 def test_a_key_that_stands_twice_is_refused_with_its_line(vlm: Vlm, config: Path) -> None:
@@ -155,7 +233,8 @@ def test_a_truncated_shard_is_an_error_before_training(vlm: Vlm, config: Path, s
     code, out, err = vlm("fit", "--config", str(config))
     assert code == 2
     assert "a.tar" in one_line(err)
-    assert "step" not in out
+    assert out == ""
+    assert not files(config.parent / "run")
 
 
 def test_bad_pictures_are_skipped_counted_and_named(
@@ -178,6 +257,8 @@ def test_a_checkpoint_of_another_architecture_is_refused_by_name(vlm: Vlm, confi
     code, _, err = vlm("fit", "--config", str(config), "--backbone.width", "24", "--ckpt_path", last)
     assert code == 2
     assert "holds another architecture than the config" in one_line(err)
+    kept = yaml.safe_load((config.parent / "run" / "config.yaml").read_text())
+    assert kept["backbone"]["width"] == 16  # the refused run did not take the place of the earlier one
 
 
 def test_an_unwritable_output_folder_is_refused_before_any_work(vlm: Vlm, config: Path, tmp_path: Path) -> None:
