@@ -24,6 +24,7 @@ from data.assets.records import (
     emoji_records,
     gloss_records,
     is_count,
+    presence_records,
     question_record,
     scene_records,
 )
@@ -31,7 +32,7 @@ from data.assets.scenes import Vocabulary, vocabulary
 from data.shards import write_manifest, write_shard
 
 TESTS = ("unseen-style", "held-out-category", "presence", "counting", "location", "caption")
-SCENES = {"train": 4000, "val": 100}
+SCENES = {"train": 8000, "val": 100}
 RECORDS_PER_SHARD = 4000
 REPORT_EVERY = 250
 Progress = Callable[[int, int], None]
@@ -150,7 +151,16 @@ def builders(pieces: Pieces) -> dict[str, Callable[[], Iterable[Record]]]:
         def names(part: str = part) -> Iterable[Record]:
             return emoji_records(emoji, part, pictures)
 
-        sets |= {f"{part}/emoji": names, f"{part}/scenes": scenes, f"{part}/clipart": captions, f"{part}/text": texts}
+        def presence(part: str = part) -> Iterable[Record]:
+            return presence_records(emoji, part, pictures)
+
+        sets |= {
+            f"{part}/emoji": names,
+            f"{part}/presence": presence,
+            f"{part}/scenes": scenes,
+            f"{part}/clipart": captions,
+            f"{part}/text": texts,
+        }
     for test in TESTS:
 
         def questions(test: str = test) -> Iterable[Record]:

@@ -42,6 +42,26 @@ class Planned:
     def place(self) -> str:
         return PLACES[self.scene.side][self.scene.objects[0].cell]
 
+    @property
+    def distinct(self) -> tuple[Concept, ...]:
+        """The concepts, each once."""
+        return tuple(dict.fromkeys(self.concepts))
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The subcategories of what is shown, each once."""
+        return tuple(dict.fromkeys(concept.subcategory for concept in self.concepts))
+
+    def shows(self, concept: Concept) -> bool:
+        """Say whether the scene shows the concept, or one whose name shares a word with it."""
+        return clashes(concept.label, (shown.label for shown in self.concepts))
+
+    @property
+    def places(self) -> list[tuple[Concept, str]]:
+        """Each thing and where it is, in reading order."""
+        cells = sorted(zip((thing.cell for thing in self.scene.objects), range(len(self.concepts)), strict=True))
+        return [(self.concepts[index], PLACES[self.scene.side][cell]) for cell, index in cells]
+
 
 @dataclass(frozen=True)
 class Absence:

@@ -1,7 +1,7 @@
 """Make records, as they are stored in shards, of pictures, questions and answers.
 
 In: concepts, captions, glosses, planned scenes. Out: `(key, members)` pairs for `data.shards.write_shard`.
-Each training record asks one question: a later turn of a conversation could read its answer from an earlier one.
+A record asks one question, or several of which none tells the answer to another: a later turn could read it otherwise.
 """
 
 import io
@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image
 
 from data.assets import wordings
-from data.assets.draws import Draws
+from data.assets.draws import Draws, bucket
 from data.assets.plan import Planned, plan_absences
-from data.assets.scenes import Box, Scene, compose, content
+from data.assets.scenes import Box, Scene, clashes, compose, content
 
 Record = tuple[str, dict[str, bytes]]
 
@@ -77,8 +77,49 @@ def emoji_records(rows: Sequence[Mapping[str, Any]], part: str, pictures: Mappin
                 yield conversation(f"{key}-more", image, wordings.ask(wordings.DETAILS, draws), answer)
 
 
+def dialogue(key: str, image: tuple[str, bytes], turns: Sequence[tuple[str, str]], **more: Any) -> Record:
+    """Several questions about one picture, none of which tells the answer to another."""
+    extension, data = image
+    messages: list[dict[str, Any]] = []
+    for number, (question, answer) in enumerate(turns):
+        messages.append({"role": "user", "content": user_parts(extension, question) if number == 0 else question})
+        messages.append({"role": "assistant", "content": answer})
+    return key, {"json": encode({"id": key, "messages": messages, **more}), extension: data}
+
+
+def presence_records(rows: Sequence[Mapping[str, Any]], part: str, pictures: Mapping[str, bytes]) -> Iterator[Record]:
+    """Yield, of each emoji picture that tests ask for, a yes and a no about its label, its subcategory and its category.
+
+    What is asked for is asked exactly as often with a yes as with a no, so the words alone say nothing. The no is about
+    what another picture shows: for labels in every other style one of the same subcategory, else any. The few categories
+    are learned first, and the many labels by way of them.
+    """
+    styles = sorted({style for row in rows for style in row[part]})
+    for number, style in enumerate(styles):
+        shown = [row for row in rows if row["headline"] and style in row[part]]
+        for field in ("label", "subcategory", "category"):
+            words = wordings.PRESENCE if field == "label" else wordings.KIND
+            near = [row["subcategory"] if field == "label" and number % 2 == 0 else "" for row in shown]
+            order = sorted(range(len(shown)), key=lambda i: (near[i], bucket(f"{style}/{shown[i]['key']}", 2**32)))
+            for place, index in enumerate(order):
+                row, name = shown[index], shown[index][field]
+                before, after = shown[order[place - 1]][field], shown[order[(place + 1) % len(order)]][field]
+                draws = Draws(f"{part}/presence/{style}/{row['key']}/{field}")
+                image = ("0.webp", pictures[f"{style}/{row['key']}.webp"])
+                key = f"{style}-{row['key']}-{field}"
+                # What cannot be asked for in the picture before, as words clash, is not asked for in its own either.
+                if not clashes(before, [name]):
+                    yield conversation(f"{key}-yes", image, wordings.ask(words, draws, name), "yes")
+                if not clashes(name, [after]):
+                    yield conversation(f"{key}-no", image, wordings.ask(words, draws, after), "no")
+
+
 def scene_records(name: str, planned: Sequence[Planned], canvas: SceneCanvas) -> Iterator[Record]:
-    """Yield the records of each scene: presence (yes, no), and the count or the place of its target."""
+    """Yield the records of each scene: presence (yes, no), the count or the place of its target, and what is in it.
+
+    A yes or no says one bit about one thing. Dialogues ask for everything that is there and for what the scenes before
+    show instead, so that each label gets a no wherever it got a yes; naming all things says what each is and where.
+    """
     absent = {absence.scene: absence for absence in plan_absences(name, planned)}
     asked = {absence.partner for absence in absent.values()}
     for index, plan in enumerate(planned):
@@ -97,6 +138,24 @@ def scene_records(name: str, planned: Sequence[Planned], canvas: SceneCanvas) ->
             yield conversation(f"{key}-count", image, question, str(plan.count), meta=meta)
         else:
             yield conversation(f"{key}-place", image, wordings.ask(wordings.PLACE, draws, label), plan.place, meta=meta)
+            at, where = draws.choice(plan.places)
+            yield conversation(f"{key}-at", image, wordings.ask(wordings.AT, draws, where), at.label, meta=meta)
+            where_all = draws.shuffled(
+                [(wordings.ask(wordings.PLACE, draws, c.label), spot) for c, spot in plan.places]
+            )
+            yield dialogue(f"{key}-places", image, where_all, meta=meta)
+        before, after = planned[index - 1], planned[(index + 1) % len(planned)]
+        turns = [(c.label, "yes") for c in plan.distinct if not after.shows(c)]
+        turns += [(c.label, "no") for c in before.distinct if not plan.shows(c)]
+        kinds = [(kind, "yes") for kind in plan.kinds if kind not in after.kinds]
+        kinds += [(kind, "no") for kind in before.kinds if kind not in plan.kinds]
+        # Apart, since a thing that is there says that its kind is.
+        for name_of, asked_for, words in (("ask", turns, wordings.PRESENCE), ("kinds", kinds, wordings.KIND)):
+            said = [(wordings.ask(words, draws, asked), answer) for asked, answer in draws.shuffled(asked_for)]
+            if said:
+                yield dialogue(f"{key}-{name_of}", image, said, meta=meta)
+        everything = ", ".join(dict.fromkeys(thing.label for thing, _ in plan.places))
+        yield conversation(f"{key}-all", image, wordings.ask(wordings.ALL, draws), everything, meta=meta)
 
 
 def is_count(index: int) -> bool:

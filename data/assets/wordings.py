@@ -7,8 +7,11 @@ CATEGORY = ("What kind of thing is this?", "Which group does this belong to?", "
 TAGS = ("Name some tags.", "Which words go with this picture?", "Tag this picture.")
 DETAILS = ("Say more precisely what this is.", "What is this, and of which kind?")
 PRESENCE = ("Is there {a_label} in the picture?", "Can you see {a_label}?", "Does the picture show {a_label}?")
+KIND = ("Is there any {label} in the picture?", "Can you see any {label}?", "Does the picture show any {label}?")
 COUNT = ("How many times does {label} appear?", "Count the drawings of {label}.")
 PLACE = ("Where is the {label}?", "In which part of the picture is the {label}?")
+AT = ("What is at the {label}?", "Name the thing at the {label}.")
+ALL = ("What is in the picture?", "Name everything in the picture.")
 CAPTION = ("Describe the picture.", "Write a caption.", "What is drawn here?")
 
 

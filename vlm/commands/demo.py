@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from vlm.model import VisionLanguageModel
 
 CONFIG = "demo.yaml"
-MADE_BY_A_RUN = ("logs", "tensorboard", "checkpoints", "model", "demo", "scores.json", "report.html", "config.yaml")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,15 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """The whole walk, from shards to the report."""
     from vlm.commands.configs import find_config
-    from vlm.commands.eval import require_writable
     from vlm.commands.fit import run_lightning
+    from vlm.commands.folders import require_writable
 
     began = time.monotonic()
     overlays = [part for overlay in args.config for part in ("--config", find_config(overlay))]
-    require_writable(args.out)
-    for name in MADE_BY_A_RUN:
-        path = args.out / name
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+    require_writable(args.out, "--out")
     expand()
     here = ["--trainer.default_root_dir", str(args.out)]
     seeds = ["--seed_everything", str(args.seed), "--data.seed", str(args.seed)]
@@ -80,6 +76,7 @@ def evaluate_and_report(out: Path, train_s: float) -> str:
     answerer = ModelAnswerer(model)
     tasks = find_tasks("demo")
     told = Progress() if sys.stderr.isatty() else None
+    shutil.rmtree(out / "demo", ignore_errors=True)  # the answers of an earlier model
     results = {task.name: evaluate(task, answerer, out, progress=told) for task in tasks}
     write_scores(out / "scores.json", results)
     curves = read_curves(out)

@@ -3,7 +3,6 @@
 import argparse
 import json
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -59,12 +58,13 @@ def blind_limit(text: str) -> int | None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, print, write. Every fault of the user's input is found before the model is loaded."""
+    from vlm.commands.folders import require_writable
     from vlm.model_folder import require_model_folder
 
     tasks = chosen_tasks(args)
     require_model_folder(args.model)
     out = args.out if args.out is not None else default_folder(args.model, args.limit)
-    require_writable(out)
+    require_writable(out, "--out")
 
     from eval.report import scores_table, write_scores
     from eval.run import evaluate
@@ -130,20 +130,6 @@ def limited(task: "Task", limit: int) -> "Task":
         return [questions[place * len(questions) // count] for place in range(count)]
 
     return replace(task, questions=some)
-
-
-def require_writable(folder: Path) -> None:
-    """Refuse a folder in which nothing can be written, before any work.
-
-    Raises:
-        ValueError: names the folder.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ValueError(f"cannot write in {folder} ({error.strerror}); choose another folder with --out") from error
 
 
 def kept_results(folder: Path, fingerprint: str, skip: Sequence[str]) -> "dict[str, Result]":

@@ -9,7 +9,6 @@ import os
 import re
 import signal
 import sys
-import tempfile
 import warnings
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -25,6 +24,7 @@ from data.image import ImageLayout
 from data.module import DataModule, SourceConfig
 from vlm.backbone import BackboneConfig
 from vlm.commands.configs import found_configs, load_yaml_strictly
+from vlm.commands.folders import require_writable
 from vlm.connector import ConnectorConfig
 from vlm.model import EncoderSetting, ModelConfig, build_encoder, image_layout, model_config
 from vlm.training.allocator import keep_freed_memory
@@ -171,7 +171,7 @@ class VLMCommandLine(LightningCLI):
         if self.subcommand == "validate" and not self._get(self.config, "ckpt_path"):
             raise ValueError("vlm validate needs --ckpt_path FILE, such as runs/demo/checkpoints/last.ckpt")
         root = Path(self._get(self.config, "trainer")["default_root_dir"] or "runs/latest")
-        require_writable(root)
+        require_writable(root, "--trainer.default_root_dir")
         self.root = root
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -254,22 +254,6 @@ def run_lightning(command: str, arguments: list[str]) -> int:
     finally:
         sys.argv = saved
     return 0
-
-
-def require_writable(folder: Path) -> None:
-    """Refuse a folder in which nothing can be written, before any work.
-
-    Raises:
-        ValueError: names the folder.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ValueError(
-            f"cannot write in {folder} ({error.strerror}); choose another with --trainer.default_root_dir"
-        ) from error
 
 
 def silence() -> None:

@@ -21,7 +21,7 @@ class OptimizerConfig:
     betas: tuple[float, float] = (0.9, 0.95)
     warmup_steps: int = 100
     decay: Literal["cosine", "linear"] = "cosine"
-    final_fraction: float = 0.1  # learning rate of the last step, as a share of the peak
+    final_fraction: float = 0.1  # where the learning rate ends, as a share of the peak
 
     def __post_init__(self) -> None:
         if self.lr <= 0:

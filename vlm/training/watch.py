@@ -128,7 +128,7 @@ class Monitor(Callback):
         weighed = [(weight, one) for (_, weight), one in zip(mixture, sums, strict=True)]
         figures = {f"val/{name}": value for name, value in measures(mix(weighed)).items()}
         apart = {
-            f"val/{source.removeprefix('demo:')}/{name}": value
+            f"val/{source.removeprefix('demo:').removeprefix('val/')}/{name}": value
             for (source, _), one in zip(mixture, sums, strict=True)
             for name, value in measures(one).items()
         }

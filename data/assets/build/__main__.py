@@ -51,7 +51,7 @@ def expand_training(assets: Path, work: Path) -> Path:
     write_checksums(assets)
     folder = work / "expanded"
     shutil.rmtree(folder, ignore_errors=True)
-    expand(folder, only=[f"train/{source}" for source in ("emoji", "scenes", "clipart", "text")])
+    expand(folder, only=[f"train/{source}" for source in ("emoji", "presence", "scenes", "clipart", "text")])
     return folder
 
 

@@ -24,7 +24,7 @@ def texts(fields: dict[str, Any]) -> Iterator[str]:
 
 
 def training_texts(folder: Path) -> Iterator[str]:
-    for source in ("emoji", "scenes", "clipart", "text"):
+    for source in ("emoji", "presence", "scenes", "clipart", "text"):
         shards = open_shards(folder / "train" / source)
         for index in range(len(shards)):
             yield from texts(json.loads(shards.read(index)[1]["json"]))

@@ -19,12 +19,9 @@ def question_and_answer(record: Record) -> tuple[str, str]:
     return user["content"][1]["text"], assistant["content"]
 
 
-def label_of(question: str, labels: set[str]) -> str:
-    words = question.rstrip("?").split()
-    endings = (" ".join(words[start:]) for start in range(len(words)))
-    return next(
-        label for ending in endings for label in (ending, ending.removesuffix(" in the picture")) if label in labels
-    )
+def blank(emoji: list[dict[str, Any]]) -> dict[str, bytes]:
+    """No pictures: these tests read the words."""
+    return {f"{style}/{row['key']}.webp": b"" for row in emoji for style in row["train"]}
 
 
 @pytest.fixture(scope="module")
@@ -42,27 +39,54 @@ def known(emoji: list[dict[str, Any]]) -> Vocabulary:
     return vocabulary(emoji, "train")
 
 
-def test_a_yes_or_no_about_an_emoji_cannot_be_told_from_its_words(emoji: list[dict[str, Any]]) -> None:
-    blank = {f"{style}/{row['key']}.webp": b"" for row in emoji for style in row["train"]}
-    labels = {row["label"] for row in emoji}
-    answers = Counter()
-    for record in presence_records(emoji, "train", blank):
-        question, answer = question_and_answer(record)
-        answers[label_of(question, labels), answer] += 1
-    asked = {label for label, _ in answers}
-    assert len(asked) > 1000
-    assert all(answers[label, "yes"] == answers[label, "no"] for label in asked)
+def asked_about(question: str, names: set[str]) -> str:
+    """The label, subcategory or category that a question asks for."""
+    words = question.rstrip("?").removesuffix(" in the picture").split()
+    return next(ending for ending in (" ".join(words[start:]) for start in range(len(words))) if ending in names)
+
+
+@pytest.mark.parametrize("field", ["label", "subcategory", "category"])
+def test_a_yes_or_no_about_an_emoji_cannot_be_told_from_its_words(emoji: list[dict[str, Any]], field: str) -> None:
+    names = {row[field] for row in emoji}
+    answers: Counter[tuple[str, str]] = Counter()
+    for record in presence_records(emoji, "train", blank(emoji)):
+        if record[0].split("-")[-2] == field:
+            question, answer = question_and_answer(record)
+            answers[asked_about(question, names), answer] += 1
+    asked = {name for name, _ in answers}
+    assert len(asked) > {"label": 1000, "subcategory": 40, "category": 6}[field]
+    assert all(answers[name, "yes"] == answers[name, "no"] for name in asked)
 
 
 def test_an_emoji_is_said_to_be_missing_only_where_another_one_is_shown(emoji: list[dict[str, Any]]) -> None:
     by_key = {row["key"]: row for row in emoji}
-    labels = {row["label"] for row in emoji}
-    blank = {f"{style}/{row['key']}.webp": b"" for row in emoji for style in row["train"]}
-    for record in presence_records(emoji, "train", blank):
+    for record in presence_records(emoji, "train", blank(emoji)):
         question, answer = question_and_answer(record)
-        shown = by_key[record[0].split("-", 1)[1].rsplit("-", 1)[0]]["label"]
-        asked = label_of(question, labels)
+        key, field, _ = record[0].split("-", 1)[1].rsplit("-", 2)
+        shown = by_key[key][field]
+        asked = asked_about(question, {row[field] for row in emoji})
         assert asked == shown if answer == "yes" else not clashes(asked, [shown])
+
+
+def test_each_name_in_the_dialogues_about_scenes_gets_as_many_yes_as_no(known: Vocabulary, canvas: SceneCanvas) -> None:
+    answers: Counter[tuple[str, str]] = Counter()
+    names = {concept.label for concept in known.concepts} | {concept.subcategory for concept in known.concepts}
+    planned = plan_scenes("val", known)
+    for record in scene_records("scenes/val", planned, canvas):
+        kind = record[0].split("-")[-1]
+        if kind not in ("ask", "kinds"):
+            continue
+        plan = planned[int(record[0].split("-")[1])]
+        there = plan.kinds if kind == "kinds" else [concept.label for concept in plan.concepts]
+        messages = json.loads(record[1]["json"])["messages"]
+        for user, assistant in zip(messages[::2], messages[1::2], strict=True):
+            text = user["content"] if isinstance(user["content"], str) else user["content"][1]["text"]
+            name, answer = asked_about(text, names), assistant["content"]
+            assert (name in there) == (answer == "yes")
+            answers[name, answer] += 1
+    asked = {name for name, _ in answers}
+    assert len(asked) > 150
+    assert sum(abs(answers[name, "yes"] - answers[name, "no"]) for name in asked) == 0
 
 
 def test_everything_in_a_scene_is_named_once_in_reading_order(known: Vocabulary, canvas: SceneCanvas) -> None:
