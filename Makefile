@@ -11,7 +11,7 @@ demo: $(READY)
 	@$(BIN)/vlm demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -q -m slow
@@ -23,7 +23,7 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q -n 2 -m "not slow and not gpu and not long"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not gpu and not long"
 
 format: $(READY)
 	$(BIN)/ruff format .
