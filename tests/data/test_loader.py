@@ -12,6 +12,8 @@ from data.loader import FaultLog, TrainLoader
 from data.module import DataModule, SourceConfig
 from data.pack import Fault, Parcel
 
+pytestmark = pytest.mark.long
+
 Build = Callable[..., TrainLoader]
 
 

@@ -10,6 +10,8 @@ from torch import nn
 from encoders.protocol import check_encoder
 from encoders.timm_encoder import TimmEncoder
 
+pytestmark = pytest.mark.long
+
 # ViTs with a class token, a distillation token, registers; convolutional; and two whose maps are NHWC inside.
 KINDS = [
     ("vit_tiny_patch16_224", 32, 192, (2, 2)),

@@ -19,6 +19,8 @@ from data.assets.records import Record
 from data.sample import parse_question, parse_sample
 from data.shards import open_shards
 
+pytestmark = pytest.mark.long
+
 SMALL = ["val/emoji", "val/clipart", "test/caption"]
 SUBSET = ["val/emoji", "val/scenes", "val/clipart", "val/text", "test/location", "test/held-out-category"]
 

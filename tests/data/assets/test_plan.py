@@ -3,11 +3,15 @@
 from collections import Counter
 from functools import cache
 
+import pytest
+
 from data.assets.expand import plan_scenes
 from data.assets.pieces import Pieces
 from data.assets.plan import Planned, plan_absences, plan_count
 from data.assets.records import is_count
 from data.assets.scenes import STRATEGIES, clashes, vocabulary
+
+pytestmark = pytest.mark.long
 
 
 @cache

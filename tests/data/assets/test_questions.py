@@ -12,6 +12,8 @@ from data.assets.expand import plan_scenes
 from data.assets.pieces import Pieces
 from data.assets.scenes import Scene, vocabulary
 
+pytestmark = pytest.mark.long
+
 TESTS = ("unseen-style", "held-out-category", "presence", "counting", "location", "caption")
 
 

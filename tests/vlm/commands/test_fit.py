@@ -11,6 +11,8 @@ import yaml
 from data.shards import open_shards, write_shard
 from vlm.model import VisionLanguageModel
 
+pytestmark = pytest.mark.long
+
 Record = tuple[str, dict[str, bytes]]
 Vlm = Callable[..., tuple[int, str, str]]
 
