@@ -13,7 +13,7 @@ from data.image import ImageLayout, check_header, picture_key
 from data.loader import FaultLog, TrainLoader, ValLoader
 from data.order import Draw, Order
 from data.pack import PackedOnce, PackedStream, RowReader, Source
-from data.sample import BadRecord, parse_sample
+from data.sample import BadRecord, parse_sample, pictures_of
 from data.shards import open_shards
 from data.text import Picture, Tokenizer
 
@@ -173,23 +173,26 @@ class DataModule(LightningDataModule):
 
     def pictures(self, split: str) -> Iterator[Picture]:
         """Every picture that the loaders of a split can ask for, each copy of it once. Bad records are left out."""
-        seen: set[str] = set()
+        seen: set[tuple[str, int]] = set()
         for source, copies in zip(self.sources(split), self._copies(split), strict=True):
             for index in range(len(source.shards)):
                 key, members = source.shards.read(index)
+                # Many records share a picture: those that bring no new one need no parsing, which is most of the work.
+                names = {member: picture_key(data) for member, data in pictures_of(members).items()}
+                if all((name, copies) in seen for name in names.values()):
+                    continue
                 try:
-                    images = parse_sample(key, members).images.values()
-                    for data in images:
+                    images = parse_sample(key, members).images
+                    for data in images.values():
                         check_header(data)
                 except BadRecord:  # the loaders will come upon it, count it and name it
                     continue
-                for data in images:
-                    name = picture_key(data)
+                for member, data in images.items():
+                    name = names[member]
                     for copy in range(copies + 1):
-                        picture = Picture(data, name, copy)
-                        if picture.feature_key not in seen:
-                            seen.add(picture.feature_key)
-                            yield picture
+                        if (name, copy) not in seen:
+                            seen.add((name, copy))
+                            yield Picture(data, name, copy)
 
     def _copies(self, split: str) -> list[int]:
         """Altered copies of a picture, by source; validation sees pictures as they are."""

@@ -121,7 +121,7 @@ def parse_sample(key: str, members: Mapping[str, bytes]) -> Sample:
     Raises:
         BadRecord: names the key and what is wrong.
     """
-    images = _pictures(members)
+    images = pictures_of(members)
     fields = _fields(key, members)
     kinds = [name for name in ("content", "messages") if name in fields]
     if len(kinds) == 2:
@@ -143,7 +143,7 @@ def parse_question(key: str, members: Mapping[str, bytes]) -> Question:
     Raises:
         BadRecord: names the key and what is wrong.
     """
-    images = _pictures(members)
+    images = pictures_of(members)
     fields = _fields(key, members)
     if "content" not in fields:
         _fail(key, 'has no "content"; a question needs it, as text or as a list of parts')
@@ -193,7 +193,8 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
-def _pictures(members: Mapping[str, bytes]) -> dict[str, bytes]:
+def pictures_of(members: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The members of a record that are pictures."""
     return {name: data for name, data in members.items() if name.rsplit(".", 1)[-1] in IMAGE_EXTENSIONS}
 
 

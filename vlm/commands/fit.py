@@ -4,6 +4,7 @@
 The model and the data module both take from the top level, and neither from the other.
 """
 
+import json
 import logging
 import os
 import re
@@ -11,6 +12,7 @@ import signal
 import sys
 import warnings
 from dataclasses import MISSING, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -129,7 +131,13 @@ def compose_model(tokenizer: str, encoder: EncoderSetting, connector: Any, backb
 
 def compose_layout(encoder: EncoderSetting, connector: Any) -> ImageLayout | None:
     """How many slots a picture takes, from the top-level groups."""
-    return image_layout(build_encoder(plain(encoder)), ConnectorConfig(**plain(connector)))
+    return _layout_of(json.dumps(plain(encoder), sort_keys=True), ConnectorConfig(**plain(connector)))
+
+
+@cache
+def _layout_of(encoder: str, connector: ConnectorConfig) -> ImageLayout | None:
+    # The parser computes its links more than once, and a tower takes half a second to build, even without weights.
+    return image_layout(build_encoder(json.loads(encoder)), connector)
 
 
 def plain(value: Any) -> Any:
