@@ -21,7 +21,12 @@ def start(config: Path, *arguments: str, **options: Any) -> subprocess.Popen[str
     """The command in a process of its own."""
     env = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
     command = [sys.executable, "-m", "vlm.cli", "fit", "--config", str(config), *arguments]
-    return subprocess.Popen(command, cwd=config.parent, env=env, text=True, **options)
+    return subprocess.Popen(command, cwd=config.parent, env=env, text=True, preexec_fn=hear_interrupts, **options)
+
+
+def hear_interrupts() -> None:
+    """A shell starts background work with SIGINT ignored, which children inherit; a user's terminal does not."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def num_logged(run: Path) -> int:
@@ -30,7 +35,6 @@ def num_logged(run: Path) -> int:
     return sum(bool(line["train/loss"]) for line in csv.DictReader(log.read_text().splitlines()))
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_run_keeps_its_log_writes_no_model_and_says_so_by_its_exit_code(
     config: Path, sent: int, code: int
@@ -50,7 +54,6 @@ def test_a_stopped_run_keeps_its_log_writes_no_model_and_says_so_by_its_exit_cod
     assert not (config.parent / "run" / "model").exists()
 
 
-@pytest.mark.long
 def test_a_killed_run_has_its_log_up_to_the_end(config: Path) -> None:
     run = start(config, "--trainer.max_steps", "100000", stdout=subprocess.PIPE)
     assert run.stdout is not None
@@ -61,7 +64,6 @@ def test_a_killed_run_has_its_log_up_to_the_end(config: Path) -> None:
     assert num_logged(config.parent / "run") >= 10
 
 
-@pytest.mark.long
 def test_the_bar_shows_all_figures_in_100_columns(config: Path) -> None:
     ours, theirs = pty.openpty()
     run = start(config, stdin=theirs, stdout=theirs, stderr=theirs)
