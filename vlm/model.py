@@ -22,7 +22,7 @@ from data.batch import Batch
 from data.image import ImageLayout
 from data.text import Tokenizer
 from encoders.protocol import Features, from_name
-from vlm.backbone import BackboneConfig, BackboneOutput, ChunkConfig, ConceptMoE, Documents, ExpertsConfig
+from vlm.backbone import BackboneConfig, BackboneOutput, ConceptMoE, Documents, backbone_config
 from vlm.connector import Connector, ConnectorConfig
 from vlm.interleave import interleave
 
@@ -176,12 +176,9 @@ class VisionLanguageModel(nn.Module):
 
 def model_config(settings: dict[str, Any]) -> ModelConfig:
     """A ModelConfig from plain mappings, as they stand in a model folder's config.yaml."""
-    backbone = dict(settings["backbone"])
-    backbone["experts"] = ExpertsConfig(**backbone["experts"])
-    backbone["chunk"] = None if backbone.get("chunk") is None else ChunkConfig(**backbone["chunk"])
     return ModelConfig(
         tokenizer=settings["tokenizer"],
         encoder=settings["encoder"],
         connector=ConnectorConfig(**settings["connector"]),
-        backbone=BackboneConfig(**backbone),
+        backbone=backbone_config(settings["backbone"]),
     )

@@ -1,12 +1,13 @@
 """The backbone: ConceptMoE, a map from packed vectors to packed vectors. Read concept_moe.py first."""
 
 from vlm.backbone.cache import Cache
-from vlm.backbone.chunk import ChunkConfig, Chunks, ratio_loss
+from vlm.backbone.chunk import ChunkConfig, Chunks
 from vlm.backbone.concept_moe import BackboneOutput, ConceptMoE
-from vlm.backbone.config import BackboneConfig
+from vlm.backbone.config import BackboneConfig, ConceptConfig, LoopConfig, backbone_config
 from vlm.backbone.controller import RatioController
 from vlm.backbone.documents import Documents
 from vlm.backbone.experts import ExpertsConfig
+from vlm.backbone.ratio import ratio_loss
 
 __all__ = [
     "BackboneConfig",
@@ -14,9 +15,12 @@ __all__ = [
     "Cache",
     "ChunkConfig",
     "Chunks",
+    "ConceptConfig",
     "ConceptMoE",
     "Documents",
     "ExpertsConfig",
+    "LoopConfig",
     "RatioController",
+    "backbone_config",
     "ratio_loss",
 ]

@@ -8,7 +8,7 @@ looks.
 import inspect
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from vlm.backbone.cache import KeyValues, Seats
 from vlm.backbone.documents import Documents
 from vlm.backbone.layers import RMSNorm, rotate
+
+QueryKeyNorm = Literal["head", "all"] | None
+AttentionBias = Literal["qkv", "qkvo"] | None
 
 
 class _Spread(torch.autograd.Function):
@@ -123,7 +126,7 @@ def _attend_stored(
 
 
 class Attention(nn.Module):
-    """Grouped-query attention with normalised queries and keys, as in Qwen3; optionally joint with a concept.
+    """Grouped-query attention, with normalised queries and keys as in Qwen3; optionally joint with a concept.
 
     Joint decoding (the paper's Eq. 11): queries, keys and values each get a second projection of the concept that the
     token sees. The paper gives no norm for that input; it is normalised here, as a sum of many tokens would drown the
@@ -131,22 +134,34 @@ class Attention(nn.Module):
     """
 
     def __init__(
-        self, width: int, num_heads: int, num_kv_heads: int, head_width: int, norm_eps: float, joint: bool
+        self,
+        width: int,
+        num_heads: int,
+        num_kv_heads: int,
+        head_width: int,
+        *,
+        norm_eps: float,
+        qk_norm: QueryKeyNorm = "head",
+        bias: AttentionBias = None,
+        joint: bool = False,
     ) -> None:
         super().__init__()
         self.num_heads, self.num_kv_heads, self.head_width = num_heads, num_kv_heads, head_width
-        self.q_proj = nn.Linear(width, num_heads * head_width, bias=False)
-        self.k_proj = nn.Linear(width, num_kv_heads * head_width, bias=False)
-        self.v_proj = nn.Linear(width, num_kv_heads * head_width, bias=False)
-        self.o_proj = nn.Linear(num_heads * head_width, width, bias=False)
-        self.q_norm = RMSNorm(head_width, norm_eps)
-        self.k_norm = RMSNorm(head_width, norm_eps)
+        query, key = num_heads * head_width, num_kv_heads * head_width
+        self.q_proj = nn.Linear(width, query, bias=bias is not None)
+        self.k_proj = nn.Linear(width, key, bias=bias is not None)
+        self.v_proj = nn.Linear(width, key, bias=bias is not None)
+        self.o_proj = nn.Linear(query, width, bias=bias == "qkvo")
+        self.qk_norm = qk_norm
+        if qk_norm is not None:
+            self.q_norm = RMSNorm(head_width if qk_norm == "head" else query, norm_eps)
+            self.k_norm = RMSNorm(head_width if qk_norm == "head" else key, norm_eps)
         self.joint = joint
         if joint:
             self.joint_norm = RMSNorm(width, norm_eps)
-            self.joint_q_proj = nn.Linear(width, num_heads * head_width, bias=False)
-            self.joint_k_proj = nn.Linear(width, num_kv_heads * head_width, bias=False)
-            self.joint_v_proj = nn.Linear(width, num_kv_heads * head_width, bias=False)
+            self.joint_q_proj = nn.Linear(width, query, bias=False)
+            self.joint_k_proj = nn.Linear(width, key, bias=False)
+            self.joint_v_proj = nn.Linear(width, key, bias=False)
 
     def forward(
         self,
@@ -165,10 +180,14 @@ class Attention(nn.Module):
             q = q + self.joint_q_proj(concept)
             k = k + self.joint_k_proj(concept)
             v = v + self.joint_v_proj(concept)
+        if self.qk_norm == "all":
+            q, k = self.q_norm(q), self.k_norm(k)
         q = q.unflatten(-1, (self.num_heads, self.head_width))
         k = k.unflatten(-1, (self.num_kv_heads, self.head_width))
         v = v.unflatten(-1, (self.num_kv_heads, self.head_width))
-        q, k = rotate(self.q_norm(q), *rotary), rotate(self.k_norm(k), *rotary)
+        if self.qk_norm == "head":
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k = rotate(q, *rotary), rotate(k, *rotary)
         if store is None or seats is None:
             out = attend(q, k, v, documents)
         else:

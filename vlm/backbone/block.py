@@ -5,12 +5,41 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vlm.backbone.attention import Attention
+from vlm.backbone.attention import Attention, AttentionBias, QueryKeyNorm
 from vlm.backbone.cache import KeyValues, Seats
-from vlm.backbone.config import BackboneConfig
 from vlm.backbone.documents import Documents
-from vlm.backbone.experts import Routing, SparseFeedForward
+from vlm.backbone.experts import ExpertsConfig, Routing, SparseFeedForward
 from vlm.backbone.layers import RMSNorm, SwiGLU
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockConfig:
+    """Sizes of one block."""
+
+    width: int
+    num_heads: int
+    num_kv_heads: int
+    head_width: int
+    experts: ExpertsConfig
+    qk_norm: QueryKeyNorm
+    attention_bias: AttentionBias
+    norm_eps: float
+
+    def __post_init__(self) -> None:
+        for name in ("width", "num_heads", "num_kv_heads", "head_width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                f"num_kv_heads must divide num_heads, got {self.num_kv_heads} and {self.num_heads}: "
+                "each key head serves the same number of query heads"
+            )
+        if self.head_width % 2:
+            raise ValueError(f"head_width must be even, as rotary positions turn pairs, got {self.head_width}")
+        if self.qk_norm not in ("head", "all", None):
+            raise ValueError(f"unknown qk_norm {self.qk_norm!r}; known: head, all, null")
+        if self.attention_bias not in ("qkv", "qkvo", None):
+            raise ValueError(f"unknown attention_bias {self.attention_bias!r}; known: qkv, qkvo, null")
 
 
 @dataclass(frozen=True)
@@ -26,12 +55,19 @@ class Stream:
 class Block(nn.Module):
     """Pre-norm block with the layout and the names of Qwen3-MoE."""
 
-    def __init__(self, config: BackboneConfig, joint: bool) -> None:
+    def __init__(self, config: BlockConfig, joint: bool = False) -> None:
         super().__init__()
         width, experts = config.width, config.experts
         self.input_layernorm = RMSNorm(width, config.norm_eps)
         self.self_attn = Attention(
-            width, config.num_heads, config.num_kv_heads, config.head_width, config.norm_eps, joint
+            width,
+            config.num_heads,
+            config.num_kv_heads,
+            config.head_width,
+            norm_eps=config.norm_eps,
+            qk_norm=config.qk_norm,
+            bias=config.attention_bias,
+            joint=joint,
         )
         self.post_attention_layernorm = RMSNorm(width, config.norm_eps)
         self.is_sparse = experts.num_experts > 1

@@ -5,6 +5,7 @@ vector (the next token is compared with it), the running sum of the open chunk, 
 see.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,13 +28,14 @@ class Seats:
 class KeyValues:
     """Keys and values of a stack of layers that share their lengths."""
 
-    def __init__(self, num_layers: int, num_sequences: int, max_length: int, num_heads: int, head_width: int) -> None:
+    def __init__(self, layers: Sequence[tuple[int, int]], num_sequences: int, max_length: int) -> None:
+        """`layers`: (heads, width of a head) of each; a layer that runs twice is two."""
         self.max_length = max_length
-        self.num_heads, self.head_width = num_heads, head_width
+        self.layers = tuple(layers)
         self.lengths = [0] * num_sequences
         self.capacity = 0
-        self.keys: list[Tensor | None] = [None] * num_layers
-        self.values: list[Tensor | None] = [None] * num_layers
+        self.keys: list[Tensor | None] = [None] * len(layers)
+        self.values: list[Tensor | None] = [None] * len(layers)
 
     def seat(self, documents: Documents, sequences: list[int]) -> Seats:
         """Reserve places for the rows of `documents`, which continue these sequences; their lengths grow at once.
@@ -71,7 +73,7 @@ class KeyValues:
         out = []
         for stores, new in ((self.keys, key), (self.values, value)):
             kept = self._sized(stores[layer], new)
-            kept.view(-1, self.num_heads, self.head_width).index_copy_(0, seats.slots, new)
+            kept.view(-1, *self.layers[layer]).index_copy_(0, seats.slots, new)
             stores[layer] = kept
             out.append(kept[seats.sequences, :shown])
         return out[0], out[1]
@@ -96,7 +98,7 @@ class KeyValues:
     def _sized(self, kept: Tensor | None, like: Tensor) -> Tensor:
         if kept is not None and kept.shape[1] == self.capacity:
             return kept
-        grown = like.new_zeros(len(self.lengths), self.capacity, self.num_heads, self.head_width)
+        grown = like.new_zeros(len(self.lengths), self.capacity, *like.shape[1:])
         if kept is not None:
             grown[:, : kept.shape[1]] = kept
         return grown
@@ -108,12 +110,13 @@ class ChunkState:
     def __init__(self) -> None:
         self.router_key: Float[Tensor, "s d"] | None = None  # the last token's, which the next is compared with
         self.open_sum: Float[Tensor, "s d"] | None = None  # of the tokens after the last boundary
-        self.smoothed: Float[Tensor, "s d"] | None = None  # the concept that tokens see now
+        self.smoothed: Float[Tensor, "s views"] | None = None  # what tokens now see of their concept
 
-    def prepare(self, num_sequences: int, like: Float[Tensor, "n d"]) -> None:
+    def prepare(self, num_sequences: int, like: Float[Tensor, "n d"], views_width: int) -> None:
         if self.router_key is None:
             zeros = like.new_zeros(num_sequences, like.shape[1])
-            self.router_key, self.open_sum, self.smoothed = zeros, zeros.clone(), zeros.clone()
+            self.router_key, self.open_sum = zeros, zeros.clone()
+            self.smoothed = like.new_zeros(num_sequences, views_width)
 
     def select(self, index: Tensor) -> None:
         for name, kept in vars(self).items():

@@ -22,21 +22,34 @@ from vlm.backbone.documents import Documents
 from vlm.backbone.scan import linear_scan
 
 THRESHOLD = 0.5
+CHOICES: dict[str, tuple[str | None, ...]] = {
+    "merge": ("sum", "last"),
+    "ratio_share": ("drawn", "threshold"),
+    "residual": ("concept", "delta"),
+    "positions": ("boundary", "count"),
+    "joint": ("normal", "zero", None),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChunkConfig:
-    """How tokens are merged into concepts."""
+    """How tokens are merged into concepts, and concepts spread over tokens."""
 
     compression: float  # tokens per concept on average, R in the paper
     compression_image: float | None = (
         None  # a target of the image tokens' own; `compression` is then of the text tokens
     )
     merge: Literal["sum", "last"] = "sum"  # a concept is the sum of its tokens, or the last of them
-    tau: float | None = 6.0  # sharpening of the probability that training draws boundaries from; None: no draw
+    # Noise on the boundaries of training. Either may be null; both: no noise.
+    tau: float | None = 6.0  # boundaries are drawn with the probability, sharpened by this; 1: not sharpened
+    sigma: float | None = None  # a normal number of this size is added to the probability; the paper's is 0.1
     ratio_weight: float = 0.03  # weight of the ratio loss in the total, where no controller sets it
     ratio_share: Literal["drawn", "threshold"] = "drawn"  # which boundaries the ratio loss counts (F in the paper)
-    joint: bool = True  # decoder layers also project the concept that each token sees
+    # What a concept adds to its tokens: itself (Eq. 10), or what the concept layers changed in it. The first counts the
+    # stream twice, so that a converted MoE starts elsewhere than where it was.
+    residual: Literal["concept", "delta"] = "concept"
+    positions: Literal["boundary", "count"] = "boundary"  # a concept's position: its boundary token's, or counted
+    joint: Literal["normal", "zero"] | None = "normal"  # decoder layers also project the concept; how that starts
 
     def __post_init__(self) -> None:
         for name, target in (("compression", self.compression), ("compression_image", self.compression_image)):
@@ -44,12 +57,17 @@ class ChunkConfig:
                 raise ValueError(
                     f"{name} is tokens per concept and must be above 1, got {target}; for no chunking use chunk: null"
                 )
-        if self.merge not in ("sum", "last"):
-            raise ValueError(f"unknown merge {self.merge!r}; known: sum, last")
-        if self.ratio_share not in ("drawn", "threshold"):
-            raise ValueError(f"unknown ratio_share {self.ratio_share!r}; known: drawn, threshold")
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                known = ", ".join("null" if choice is None else choice for choice in choices)
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}; known: {known}")
         if self.tau is not None and self.tau < 1:
             raise ValueError(f"tau must be at least 1 (1: no sharpening; null: no draw), got {self.tau}")
+        if self.sigma is not None and (self.sigma <= 0 or self.tau is not None):
+            raise ValueError(
+                f"sigma must be positive, and is an alternative to tau; got sigma={self.sigma}, tau={self.tau}; "
+                "set tau: null for Gaussian noise, sigma: null for none of it"
+            )
         if self.ratio_weight < 0:
             raise ValueError(f"ratio_weight must not be negative, got {self.ratio_weight}")
 
@@ -61,6 +79,9 @@ class ChunkConfig:
         return {"ratio": self.compression, "ratio_image": self.compression_image}
 
 
+Counts = tuple[tuple[int, int], tuple[int, int]]  # (text, image) x (tokens, closed by the threshold)
+
+
 @dataclass(frozen=True)
 class Chunks:
     """Where the boundaries of one packed row are."""
@@ -70,7 +91,7 @@ class Chunks:
     concept_of_token: Int[Tensor, " n"]  # the concept that a token sees; with a cache, -1 where it is an earlier call's
     boundary: Int[Tensor, " m"]  # the token that closes each concept
     documents: Documents | None  # of the concepts; None where a call with a cache closed none
-    counts: Int[Tensor, "2 2"]  # (text, image) x (tokens, closed by the threshold); in training over all ranks
+    counts: Counts  # in training over all ranks
 
 
 def sharpen(prob: Float[Tensor, " n"], tau: float) -> Float[Tensor, " n"]:
@@ -78,65 +99,19 @@ def sharpen(prob: Float[Tensor, " n"], tau: float) -> Float[Tensor, " n"]:
     return torch.where(prob >= THRESHOLD, prob ** (1 / tau), 1 - (1 - prob) ** (1 / tau))
 
 
-def draw_boundaries(prob: Float[Tensor, " n"], tau: float | None) -> Bool[Tensor, " n"]:
-    """Boundaries of a training step, from torch's global generator; tau = None gives those of evaluation.
+def draw_boundaries(
+    prob: Float[Tensor, " n"], tau: float | None = None, sigma: float | None = None
+) -> Bool[Tensor, " n"]:
+    """Boundaries of a training step, from torch's global generator; without tau and sigma, those of evaluation.
 
-    A document's first token always closes: its probability is 1, and a uniform number is below 1.
+    A document's first token always closes: its probability is 1. (The paper does not say where its Gaussian noise goes.)
     """
-    if tau is None:
-        return prob >= THRESHOLD
-    sharp = sharpen(prob.detach(), tau)
-    return torch.rand_like(sharp) < sharp
-
-
-def ratio_loss(prob: Float[Tensor, " n"], closes: Bool[Tensor, " n"], compression: float) -> Float[Tensor, ""]:
-    """How far a row is from its target of tokens per concept; 1 at the target (the paper's Eq. 3-4).
-
-    R is `compression`, F the share of tokens that close a concept, G the mean probability. Only G carries a gradient,
-    and dL/dG = R / (R - 1) * (R F - 1): the loss pushes probabilities down exactly while there are too many concepts.
-    Documents' first tokens count, in F and in G: they are concepts that the model pays for.
-    """
-    return _ratio_loss(prob.mean(), closes.to(prob.dtype).mean(), compression)
-
-
-def _ratio_loss(mean_prob: Tensor, share: Tensor, compression: float) -> Tensor:
-    both = (compression - 1) * share * mean_prob + (1 - share) * (1 - mean_prob)
-    return compression / (compression - 1) * both
-
-
-def ratio_losses(
-    config: ChunkConfig,
-    prob: Float[Tensor, " n"],
-    drawn: Bool[Tensor, " n"],
-    is_image: Bool[Tensor, " n"] | None,
-    over_ranks: bool,
-) -> tuple[dict[str, Float[Tensor, ""]], Int[Tensor, "2 2"]]:
-    """The ratio loss of each target, and (text, image) x (tokens, closed by the threshold).
-
-    F is that of all ranks, and each rank's loss is scaled by what it has of all tokens: as the loss is linear in G, the
-    mean over ranks is then the loss of all tokens together. One collective whatever the row holds, so that a rank without
-    images cannot hang the others.
-    """
-    image = torch.zeros_like(drawn) if is_image is None else is_image
-    kinds = torch.stack([~image, image])
-    counted = torch.stack([torch.ones_like(drawn), prob >= THRESHOLD, drawn])
-    counts = (kinds[:, None] & counted).sum(-1)
-    num_local = counts[:, 0]
-    if over_ranks:
-        counts = counts.clone()
-        torch.distributed.all_reduce(counts)
-    column = 1 if config.ratio_share == "threshold" else 2
-    groups = [[0, 1]] if config.compression_image is None else [[0], [1]]
-    losses = {}
-    for (name, target), group in zip(config.targets.items(), groups, strict=True):
-        share = counts[group, column].sum().to(prob.dtype) / counts[group, 0].sum().clamp(min=1)
-        num_tokens = num_local[group].sum()
-        mine = torch.ones_like(drawn) if len(group) == 2 else kinds[group[0]]
-        mean_prob = (prob * mine).sum() / num_tokens.clamp(min=1)
-        ranks = torch.distributed.get_world_size() if over_ranks else 1
-        portion = ranks * num_tokens / counts[group, 0].sum().clamp(min=1)
-        losses[name] = _ratio_loss(mean_prob, share, target) * portion
-    return losses, counts[:, :2]
+    if tau is not None:
+        sharp = sharpen(prob.detach(), tau)
+        return torch.rand_like(sharp) < sharp
+    if sigma is not None:
+        return (prob.detach() + sigma * torch.randn_like(prob) >= THRESHOLD) | (prob == 1)
+    return prob >= THRESHOLD
 
 
 def confidence(prob: Float[Tensor, " n"], closes: Bool[Tensor, " n"]) -> Float[Tensor, " n"]:
@@ -202,12 +177,19 @@ def _normalized(x: Float[Tensor, "n d"], weight: Float[Tensor, "d d"]) -> Float[
         return F.normalize(F.linear(x.to(precise), weight.to(precise)), dim=-1, eps=1e-12)
 
 
-def find_boundaries(closes: Bool[Tensor, " n"], documents: Documents) -> tuple[Int[Tensor, " m"], list[int]]:
-    """The closing tokens, and each document's number of concepts. The one place where the host waits for a shape."""
+def find_boundaries(
+    closes: Bool[Tensor, " n"], documents: Documents, counts: Int[Tensor, "2 2"]
+) -> tuple[Int[Tensor, " m"], list[int], Counts]:
+    """The closing tokens, each document's number of concepts, and `counts` brought along to the host.
+
+    The one place of a training step where the host waits for the device.
+    """
     so_far = closes.cumsum(0)
     at_end = so_far[documents.ends - 1]
-    per_document = torch.diff(at_end, prepend=at_end.new_zeros(1)).tolist()
-    return torch.nonzero_static(closes, size=sum(per_document)).squeeze(1), per_document
+    per_document = torch.diff(at_end, prepend=at_end.new_zeros(1))
+    *concepts, text, text_closed, image, image_closed = torch.cat([per_document, counts.flatten()]).tolist()
+    boundary = torch.nonzero_static(closes, size=sum(concepts)).squeeze(1)
+    return boundary, concepts, ((text, text_closed), (image, image_closed))
 
 
 def smooth(

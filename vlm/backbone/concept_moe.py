@@ -2,9 +2,11 @@
 
     x -> encoder layers -> h -> chunker -> concept layers -> smoothed -> h + what each token sees -> decoder layers
 
+With `concept.width` a projector lies before and behind the concept layers; with `concept.loop` some of them run again.
 It knows nothing of images or text, beyond counting them apart. Source: ConceptMoE (arXiv 2601.21420).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -12,22 +14,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vlm.backbone.block import Block, Stream
+from vlm.backbone.block import Block, BlockConfig, Stream
 from vlm.backbone.cache import Cache, KeyValues
-from vlm.backbone.chunk import (
-    THRESHOLD,
-    Chunker,
-    Chunks,
-    confidence,
-    draw_boundaries,
-    find_boundaries,
-    ratio_losses,
-    smooth,
-)
+from vlm.backbone.chunk import THRESHOLD, Chunker, Chunks, confidence, draw_boundaries, find_boundaries, smooth
 from vlm.backbone.config import BackboneConfig
+from vlm.backbone.continuation import continue_concepts
 from vlm.backbone.documents import Documents
 from vlm.backbone.experts import Routing, routing_losses
 from vlm.backbone.layers import RMSNorm, Rotary
+from vlm.backbone.ratio import ratio_losses
 
 
 @dataclass(frozen=True)
@@ -37,9 +32,7 @@ class BackboneOutput:
     hidden: Float[Tensor, "n d"]
     chunks: Chunks | None  # None where chunk is None
     losses: dict[str, Float[Tensor, ""]] = field(default_factory=dict)  # unweighted; empty for prefill and step
-    expert_load: Float[Tensor, "layers e"] | None = (
-        None  # share of the tokens' choices, without gradient; None if dense
-    )
+    expert_load: tuple[Float[Tensor, " _"], ...] = ()  # each run of a layer's shares of choices; empty if dense
 
 
 class ConceptMoE(nn.Module):
@@ -54,28 +47,34 @@ class ConceptMoE(nn.Module):
         super().__init__()
         self.config = config
         self.recompute_blocks = False
-        joint = config.chunk is not None and config.chunk.joint
+        chunk, wide = config.chunk, config.concept_width
         self.rotary = Rotary(config.head_width, config.rope_theta)
-        self.encoder = self._stack(config.encoder_layers)
-        self.concept = self._stack(config.concept_layers)
-        self.decoder = self._stack(config.decoder_layers, joint=joint)
-        self.chunker = None if config.chunk is None else Chunker(config.width, config.chunk)
+        self.encoder = _stack(config.token_block, config.encoder_layers)
+        self.concept = _stack(config.concept_block, config.concept_layers)
+        self.decoder = _stack(config.token_block, config.decoder_layers, chunk is not None and chunk.joint is not None)
+        self.chunker = None if chunk is None else Chunker(config.width, chunk)
+        self.project_in = nn.Linear(config.width, wide, bias=False) if wide != config.width else None
+        self.project_out = nn.Linear(wide, config.width, bias=False) if wide != config.width else None
         self.norm = RMSNorm(config.width, config.norm_eps)
         self.reset_parameters()
 
-    def _stack(self, num_layers: int, joint: bool = False) -> nn.ModuleList:
-        return nn.ModuleList(Block(self.config, joint) for _ in range(num_layers))
-
     def reset_parameters(self) -> None:
         """Normal weights; those that write to the stream are smaller, so that its size does not grow with depth."""
-        std = self.config.init_std
+        config = self.config
         for name, parameter in self.named_parameters():
-            if parameter.ndim == 1:
+            if name.endswith(".bias"):
+                nn.init.zeros_(parameter)
+            elif parameter.ndim == 1:
                 nn.init.ones_(parameter)
+            elif ".joint_" in name and config.chunk is not None and config.chunk.joint == "zero":
+                nn.init.zeros_(parameter)
+            elif name.startswith("project_"):
+                # The stream keeps its size through the projectors, whatever `init_std` is for the layers.
+                nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
             elif name.endswith(("o_proj.weight", "down_proj.weight", "down_proj")):
-                nn.init.normal_(parameter, std=std / (2 * self.config.num_layers) ** 0.5)
+                nn.init.normal_(parameter, std=config.init_std / (2 * config.num_layers) ** 0.5)
             else:
-                nn.init.normal_(parameter, std=std)
+                nn.init.normal_(parameter, std=config.init_std)
 
     def forward(
         self,
@@ -99,39 +98,48 @@ class ConceptMoE(nn.Module):
         routings: list[Routing | None] = []
         x = self._run(self.encoder, x, tokens, routings)
         if self.chunker is None:
-            x = self._run(self.concept, x, tokens, routings)
+            x = self._run(self._ordered_concept_layers(), x, tokens, routings)
             x = self._run(self.decoder, x, tokens, routings)
             losses, load = routing_losses(routings, x, self._counts_over_ranks)
             return BackboneOutput(self.norm(x), None, {"ratio": x.new_zeros(()), **losses}, load)
 
-        chunker = self.chunker
-        prob = chunker.prob(x, chunker.keys(x), documents)
-        closes = draw_boundaries(prob, chunker.config.tau if self.training else None)
-        boundary, per_document = find_boundaries(closes, documents)
+        chunk = self.chunker.config
+        prob = self.chunker.prob(x, self.chunker.keys(x), documents)
+        closes = draw_boundaries(prob, chunk.tau, chunk.sigma) if self.training else prob >= THRESHOLD
+        ratio, closed = ratio_losses(chunk, prob, closes, is_image, self._counts_over_ranks)
+        boundary, per_document, counts = find_boundaries(closes, documents, closed)
         concept_documents = Documents.from_lengths(per_document, x.device)
-        concepts, _ = chunker.merge(x, closes, boundary, documents)
-        stream = Stream(concept_documents, (rotary[0][boundary], rotary[1][boundary]))
-        concepts = self._run(self.concept, concepts, stream, routings)
+        concepts, _ = self.chunker.merge(x, closes, boundary, documents)
+        if chunk.positions == "count":
+            stream = Stream(concept_documents, self.rotary(concept_documents.offset_in_document, x.dtype))
+        else:
+            stream = Stream(concept_documents, (rotary[0][boundary], rotary[1][boundary]))
+        views = smooth(self.run_concepts(concepts, stream, routings), prob[boundary])
         concept_of_token = closes.cumsum(0) - 1
-        seen = smooth(concepts, prob[boundary]).to(x.dtype).index_select(0, concept_of_token)
-        x = x + seen * confidence(prob, closes).to(x.dtype)[:, None]
+        seen, added = self._split_views(views.to(x.dtype).index_select(0, concept_of_token))
+        x = x + added * confidence(prob, closes).to(x.dtype)[:, None]
         x = self._run(self.decoder, x, tokens, routings, seen)
 
-        ratio, counts = ratio_losses(chunker.config, prob, closes, is_image, self._counts_over_ranks)
         losses, load = routing_losses(routings, x, self._counts_over_ranks)
         chunks = Chunks(prob, closes, concept_of_token, boundary, concept_documents, counts)
         return BackboneOutput(self.norm(x), chunks, {**ratio, **losses}, load)
 
     def new_cache(self, num_sequences: int, max_tokens: int) -> Cache:
         """An empty cache for sequences of up to `max_tokens`; memory is taken as they grow."""
-        config = self.config
+        token_layers, concept_runs = len(self.encoder) + len(self.decoder), len(self.config.concept_order)
+        token_block, concept_block = self.config.token_block, self.config.concept_block
 
-        def store(num_layers: int) -> KeyValues:
-            return KeyValues(num_layers, num_sequences, max_tokens, config.num_kv_heads, config.head_width)
+        def heads(block: BlockConfig, num_layers: int) -> list[tuple[int, int]]:
+            return [(block.num_kv_heads, block.head_width)] * num_layers
+
+        def store(layers: list[tuple[int, int]]) -> KeyValues:
+            return KeyValues(layers, num_sequences, max_tokens)
 
         if self.chunker is None:
-            return Cache(store(config.num_layers), None)
-        return Cache(store(config.encoder_layers + config.decoder_layers), store(config.concept_layers))
+            outer = len(self.encoder), len(self.decoder)
+            before, after = (heads(token_block, count) for count in outer)
+            return Cache(store(before + heads(concept_block, concept_runs) + after), None)
+        return Cache(store(heads(token_block, token_layers)), store(heads(concept_block, concept_runs)))
 
     @torch.no_grad()
     def prefill(
@@ -161,11 +169,13 @@ class ConceptMoE(nn.Module):
         tokens = Stream(documents, rotary, cache.tokens, seats)
         x = self._run(self.encoder, x, tokens, [])
         if self.chunker is None:
-            x = self._run(self.concept, x, tokens, [], first=self.config.encoder_layers)
-            x = self._run(self.decoder, x, tokens, [], first=self.config.encoder_layers + self.config.concept_layers)
+            middle = self._ordered_concept_layers()
+            x = self._run(middle, x, tokens, [], first=len(self.encoder))
+            x = self._run(self.decoder, x, tokens, [], first=len(self.encoder) + len(middle))
             return BackboneOutput(self.norm(x), None)
-        seen, chunks = self._continue_concepts(self.chunker, x, documents, rotary, cache, before == 0)
-        x = self._run(self.decoder, x + seen, tokens, [], seen, first=self.config.encoder_layers)
+        views, chunks = continue_concepts(self, x, documents, rotary, cache, before == 0)
+        seen, added = self._split_views(views)
+        x = self._run(self.decoder, x + added, tokens, [], seen, first=len(self.encoder))
         return BackboneOutput(self.norm(x), chunks)
 
     def step(
@@ -177,55 +187,34 @@ class ConceptMoE(nn.Module):
         """Continue every sequence by one token. Concept layers run for those alone whose token closes a concept."""
         return self.prefill(x, Documents.from_lengths([1] * len(x), x.device), cache, positions)
 
-    def _continue_concepts(
-        self,
-        chunker: Chunker,
-        x: Float[Tensor, "n d"],
-        documents: Documents,
-        rotary: tuple[Tensor, Tensor],
-        cache: Cache,
-        is_new: Bool[Tensor, " s"],
-    ) -> tuple[Float[Tensor, "n d"], Chunks]:
-        """The concept that each new token sees, from the cache's state and what the new tokens close."""
-        assert cache.concepts is not None
-        keys, state, document = chunker.keys(x), cache.chunk, documents.document_of_token
-        state.prepare(cache.num_sequences, keys)
-        prob = chunker.prob(x, keys, documents, state, is_new)
-        closes = prob >= THRESHOLD
-        boundary, per_document = find_boundaries(closes, documents)
-        concepts, open_sum = chunker.merge(x, closes, boundary, documents)
-        rows = [row for row, count in enumerate(per_document) if count]
-        row = torch.tensor(rows, device=x.device, dtype=torch.long)
-        old, concept_documents = state.smoothed, None
-        assert old is not None
-        assert state.open_sum is not None
-        table = old
-        if rows:
-            concept_documents = Documents.from_lengths([per_document[i] for i in rows], x.device)
-            first = concept_documents.starts
-            if open_sum is not None:
-                concepts[first] = (concepts[first] + state.open_sum[row]).to(concepts.dtype)
-            seats = cache.concepts.seat(concept_documents, rows)
-            here = (rotary[0][boundary], rotary[1][boundary])
-            concepts = self._run(self.concept, concepts, Stream(concept_documents, here, cache.concepts, seats), [])
-            smoothed = smooth(concepts, prob[boundary], old[row], first)
-            table = torch.cat([old, smoothed])
-            state.smoothed = old.index_copy(0, row, smoothed[concept_documents.ends - 1])
-        if open_sum is not None:
-            state.open_sum = open_sum + state.open_sum.index_fill(0, row, 0)
-        state.router_key = keys[documents.ends - 1]
-        concept = closes.cumsum(0) - 1
-        count = torch.tensor(per_document, device=x.device)
-        sees_new = concept >= (count.cumsum(0) - count)[document]
-        concept_of_token = torch.where(sees_new, concept, -1)
-        seen = table.index_select(0, torch.where(sees_new, len(old) + concept, document)).to(x.dtype)
-        closed = torch.stack([torch.tensor(len(x), device=x.device), closes.sum()])
-        counts = torch.stack([closed, torch.zeros_like(closed)])
-        return seen, Chunks(prob, closes, concept_of_token, boundary, concept_documents, counts)
+    @property
+    def num_views(self) -> int:
+        """Vectors of one concept that tokens get: the concept itself, and with the delta residual its change."""
+        chunk = self.config.chunk
+        return 2 if chunk is not None and chunk.residual == "delta" and chunk.joint is not None else 1
+
+    def run_concepts(
+        self, concepts: Float[Tensor, "m d"], stream: Stream, routings: list[Routing | None]
+    ) -> Float[Tensor, "m views"]:
+        """The concept layers, and what of their outcome tokens get to see, side by side."""
+        assert self.chunker is not None
+        before = concepts if self.project_in is None else self.project_in(concepts)
+        after = self._run(self._ordered_concept_layers(), before, stream, routings)
+        added = after - before if self.chunker.config.residual == "delta" else after
+        views = [after, added] if self.num_views == 2 else [added]
+        out = views if self.project_out is None else [self.project_out(view) for view in views]
+        return out[0] if len(out) == 1 else torch.cat(out, 1)
+
+    def _split_views(self, views: Float[Tensor, "n views"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
+        """What the decoder's joint projections see of a token's concept, and what is added to the token."""
+        return (views, views) if self.num_views == 1 else (views[:, : self.config.width], views[:, self.config.width :])
+
+    def _ordered_concept_layers(self) -> list[nn.Module]:
+        return [self.concept[layer] for layer in self.config.concept_order]
 
     def _run(
         self,
-        blocks: nn.ModuleList,
+        blocks: Iterable[nn.Module],
         x: Float[Tensor, "n d"],
         stream: Stream,
         routings: list[Routing | None],
@@ -244,6 +233,10 @@ class ConceptMoE(nn.Module):
     def _counts_over_ranks(self) -> bool:
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         return self.training and distributed and torch.distributed.get_world_size() > 1
+
+
+def _stack(config: BlockConfig, num_layers: int, joint: bool = False) -> nn.ModuleList:
+    return nn.ModuleList(Block(config, joint) for _ in range(num_layers))
 
 
 def _check_rows(x: Tensor, documents: Documents, width: int) -> None:

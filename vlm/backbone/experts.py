@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from vlm.backbone.layers import swiglu
+from vlm.backbone.layers import SwiGLU, swiglu
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,7 @@ class ExpertsConfig:
     num_experts: int
     top_k: int
     hidden: int  # width of one expert's inner layer
+    shared_hidden: int = 0  # inner width of an expert that serves every token beside the chosen ones; 0: none
     normalize_top_k: bool = True  # weights of the chosen experts sum to 1
     balance_weight: float = 0.01  # weight of the balance loss in the total
     z_weight: float = 0.0  # weight of the router's z loss in the total
@@ -33,6 +34,11 @@ class ExpertsConfig:
         if self.hidden < 1:
             raise ValueError(
                 f"hidden is the width of an expert's inner layer and must be at least 1, got {self.hidden}"
+            )
+        if self.shared_hidden < 0 or (self.shared_hidden and self.num_experts == 1):
+            raise ValueError(
+                f"shared_hidden is the width of an expert beside num_experts={self.num_experts} others, got "
+                f"{self.shared_hidden}; for a dense layer give hidden alone"
             )
         if self.balance_weight < 0 or self.z_weight < 0:
             raise ValueError(
@@ -163,22 +169,24 @@ class Experts(nn.Module):
 
 
 class SparseFeedForward(nn.Module):
-    """Router and experts."""
+    """Router, experts, and the shared expert if there is one."""
 
     def __init__(self, width: int, config: ExpertsConfig) -> None:
         super().__init__()
         self.gate = Router(width, config)
         self.experts = Experts(width, config)
+        self.shared_expert = SwiGLU(width, config.shared_hidden) if config.shared_hidden else None
 
     def forward(self, x: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "n d"], Routing]:
         routing = self.gate.choose(x)
-        return self.experts(x, routing), routing
+        out = self.experts(x, routing)
+        return out if self.shared_expert is None else out + self.shared_expert(x), routing
 
 
 def routing_losses(
     routings: Sequence[Routing | None], like: Tensor, over_ranks: bool
-) -> tuple[dict[str, Float[Tensor, ""]], Float[Tensor, "layers e"] | None]:
-    """Balance and z loss, means over layers, and each layer's share of choices by expert; without experts 0 and None.
+) -> tuple[dict[str, Float[Tensor, ""]], tuple[Float[Tensor, " _"], ...]]:
+    """Balance and z loss, means over layers, and each layer's shares of choices; without experts 0 and nothing.
 
     Balance is e * sum(share of choices * mean probability): 1 where the experts are used evenly. Token layers count
     tokens, concept layers concepts. The shares are those of all ranks, the probabilities the rank's own, scaled by what
@@ -186,16 +194,17 @@ def routing_losses(
     """
     sparse = [routing for routing in routings if routing is not None]
     if not sparse:
-        return {"balance": like.new_zeros(()), "z": like.new_zeros(())}, None
-    load = torch.stack([routing.load for routing in sparse])
-    portion = torch.ones_like(load[:, 0])
+        return {"balance": like.new_zeros(()), "z": like.new_zeros(())}, ()
+    loads = [routing.load for routing in sparse]
+    mine = torch.stack([load.sum() for load in loads])
+    portion = torch.ones_like(mine)
     if over_ranks:
-        mine = load.sum(-1)
-        load = load.clone()
-        torch.distributed.all_reduce(load)
-        portion = torch.distributed.get_world_size() * mine / load.sum(-1)
-    load = load / load.sum(-1, keepdim=True)
-    prob = torch.stack([routing.prob for routing in sparse])
-    balance = load.shape[1] * ((load * prob).sum(-1) * portion).mean()
+        everywhere = torch.cat(loads)
+        torch.distributed.all_reduce(everywhere)
+        loads = list(everywhere.split([len(load) for load in loads]))
+        portion = torch.distributed.get_world_size() * mine / torch.stack([load.sum() for load in loads])
+    shares = [load / load.sum() for load in loads]
+    uneven = [len(share) * (share * routing.prob).sum() for share, routing in zip(shares, sparse, strict=True)]
+    balance = (torch.stack(uneven) * portion).mean()
     z = (torch.stack([routing.z for routing in sparse]) * portion).mean()
-    return {"balance": balance, "z": z}, load
+    return {"balance": balance, "z": z}, tuple(shares)

@@ -27,7 +27,7 @@ class Sums:
 
     def __init__(self) -> None:
         self.values: dict[str, Tensor | float] = defaultdict(float)
-        self.expert_load: Tensor | None = None
+        self.expert_loads: list[Tensor] = []  # of each layer with experts, shares added up over the steps
         self.started = time.perf_counter()
 
     def add(self, batch: Batch, outputs: dict[str, Any]) -> None:
@@ -51,9 +51,9 @@ class Sums:
             }
         for name, value in counts.items():
             self.values[name] = self.values[name] + value
-        load = outputs["expert_load"]
-        if load is not None:  # None where every layer is dense
-            self.expert_load = load if self.expert_load is None else self.expert_load + load
+        loads = outputs["expert_load"]
+        before = self.expert_loads or [torch.zeros_like(load) for load in loads]
+        self.expert_loads = [old + load for old, load in zip(before, loads, strict=True)]
 
     def reduce(self, device: torch.device) -> dict[str, float]:
         """The sums over ranks, on the CPU."""

@@ -27,7 +27,7 @@ def watched(out: BackboneOutput) -> dict[str, Any]:
     return {
         "losses": {name: value.detach() for name, value in out.losses.items()},
         "closes_at_evaluation": None if out.chunks is None else out.chunks.prob.detach() >= 0.5,
-        "expert_load": None if out.expert_load is None else out.expert_load.detach(),
+        "expert_load": out.expert_load,
     }
 
 
@@ -147,7 +147,7 @@ class VLMTrainingModule(LightningModule):
         """Let the controllers see how many tokens of each kind close a concept by the threshold, over all ranks."""
         if not self.controllers or out.chunks is None:
             return
-        text, image = out.chunks.counts.tolist()
+        text, image = out.chunks.counts
         apart = "ratio_image" in self.controllers
         seen = {"ratio": text if apart else [text[0] + image[0], text[1] + image[1]], "ratio_image": image}
         for name, controller in self.controllers.items():

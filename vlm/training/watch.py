@@ -66,9 +66,8 @@ class Monitor(Callback):
                 f"the loss is not a number at step {step} (one of the last batches held {', '.join(batch.sample_ids[:3])}, ...); "
                 "lower optimizer.lr, or clip with trainer.gradient_clip_val"
             )
-        load = window.expert_load
-        if load is not None:
-            figures["expert_load_max"] = float((load / load.sum(-1, keepdim=True)).max()) * load.shape[-1]
+        if window.expert_loads:
+            figures["expert_load_max"] = max(float(load.max() / load.mean()) for load in window.expert_loads)
         figures |= {
             "balance": total["balance"] / total["steps"],
             "tokens_per_s": total["tokens"] / seconds,

@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vlm.backbone import BackboneConfig, Cache, ChunkConfig, ConceptMoE, Documents, ExpertsConfig
+from vlm.backbone import (
+    BackboneConfig,
+    Cache,
+    ChunkConfig,
+    ConceptConfig,
+    ConceptMoE,
+    Documents,
+    ExpertsConfig,
+    LoopConfig,
+)
 
 WIDTH = 16
 CONFIG = BackboneConfig(
@@ -28,6 +37,27 @@ CONFIGS = {
     "last": replace(CONFIG, chunk=ChunkConfig(compression=2.0, merge="last")),
     "plain": replace(CONFIG, chunk=None),
     "dense": replace(CONFIG, experts=ExpertsConfig(num_experts=1, top_k=1, hidden=16)),
+    "delta": replace(CONFIG, chunk=ChunkConfig(compression=2.0, residual="delta")),
+    "delta without joint": replace(CONFIG, chunk=ChunkConfig(compression=2.0, residual="delta", joint=None)),
+    "counted": replace(CONFIG, chunk=ChunkConfig(compression=2.0, positions="count")),
+    "looped": replace(CONFIG, concept=ConceptConfig(loop=LoopConfig(first=0, layers=2, passes=3))),
+    "plain looped": replace(CONFIG, chunk=None, concept=ConceptConfig(loop=LoopConfig(first=1, layers=1))),
+    "wide": replace(
+        CONFIG,
+        concept=ConceptConfig(
+            width=24, num_heads=6, num_kv_heads=3, experts=ExpertsConfig(num_experts=3, top_k=1, hidden=24)
+        ),
+    ),
+    "wide delta": replace(
+        CONFIG,
+        chunk=ChunkConfig(compression=2.0, residual="delta"),
+        concept=ConceptConfig(width=24, num_heads=2, num_kv_heads=1, loop=LoopConfig(first=1, layers=1)),
+    ),
+    "shared expert": replace(
+        CONFIG, experts=ExpertsConfig(num_experts=4, top_k=2, hidden=16, shared_hidden=8, normalize_top_k=False)
+    ),
+    "biased": replace(CONFIG, attention_bias="qkvo", qk_norm=None),
+    "norm over heads": replace(CONFIG, attention_bias="qkv", qk_norm="all"),
 }
 
 

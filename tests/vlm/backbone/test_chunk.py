@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from vlm.backbone import ChunkConfig, Documents, ratio_loss
-from vlm.backbone.chunk import Chunker, confidence, draw_boundaries, find_boundaries, ratio_losses, sharpen, smooth
+from vlm.backbone.chunk import Chunker, confidence, draw_boundaries, find_boundaries, sharpen, smooth
+from vlm.backbone.ratio import ratio_losses
 
 WIDTH = 12
 
@@ -44,7 +45,8 @@ def test_probabilities_and_concepts_equal_those_of_a_loop(lengths: list[int], me
     prob = chunker.prob(x, chunker.keys(x), documents)
     torch.testing.assert_close(prob, prob_by_loop(chunker, x, documents))
     closes = prob >= 0.5
-    boundary, per_document = find_boundaries(closes, documents)
+    boundary, per_document, counts = find_boundaries(closes, documents, torch.tensor([[5, 3], [2, 1]]))
+    assert counts == ((5, 3), (2, 1))
     concepts, _ = chunker.merge(x, closes, boundary, documents)
     torch.testing.assert_close(concepts, concepts_by_loop(x, closes.tolist(), documents, merge))
     assert boundary.tolist() == closes.nonzero().flatten().tolist()
@@ -84,7 +86,7 @@ def test_a_vector_of_zeros_lies_on_the_threshold_and_closes() -> None:
     x = torch.zeros(3, WIDTH, dtype=torch.float64)
     prob = chunker.prob(x, chunker.keys(x), documents)
     assert prob.tolist() == [1.0, 0.5, 0.5]
-    assert draw_boundaries(prob, None).all()
+    assert draw_boundaries(prob).all()
 
 
 def test_boundaries_are_drawn_at_the_sharpened_rate() -> None:
@@ -103,7 +105,13 @@ def test_tau_one_does_not_sharpen_and_a_large_tau_is_the_threshold() -> None:
 
 
 def test_first_tokens_are_never_flipped_by_the_noise() -> None:
-    assert all(draw_boundaries(torch.ones(1000), tau).all() for tau in (1.0, 6.0))
+    for tau, sigma in ((1.0, None), (6.0, None), (None, 3.0)):
+        assert draw_boundaries(torch.ones(1000), tau, sigma).all()
+
+
+def test_gaussian_noise_moves_the_probability_before_the_threshold() -> None:
+    closed = draw_boundaries(torch.full((20_000,), 0.4), sigma=0.1).float().mean().item()
+    assert closed == pytest.approx(0.1587, abs=0.015)  # a normal number above one standard deviation
 
 
 def test_a_seed_reproduces_the_drawn_boundaries() -> None:
@@ -186,3 +194,5 @@ def test_a_target_of_one_token_per_concept_is_refused(settings: dict[str, float]
 def test_unknown_choices_are_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"tau must be at least 1 .* got 0.5"):
         ChunkConfig(compression=2.0, tau=0.5)
+    with pytest.raises(ValueError, match=r"an alternative to tau; got sigma=0\.1, tau=6\.0"):
+        ChunkConfig(compression=2.0, sigma=0.1)

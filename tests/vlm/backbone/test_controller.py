@@ -105,14 +105,14 @@ def compression_after_training(target: float, controller: RatioController | None
         optimizer.step()
         schedule.step()
         if controller is not None:
-            controller.update(*out.chunks.counts.sum(0).tolist())
+            controller.update(*torch.tensor(out.chunks.counts).sum(0).tolist())
     backbone.eval()
     counts = torch.zeros(2)
     for _ in range(5):
         ids, lengths = rows_of_words(draw)
         chunks = backbone(embed(torch.tensor(ids)), Documents.from_lengths(lengths)).chunks
         assert chunks is not None
-        counts += chunks.counts.sum(0)
+        counts += torch.tensor(chunks.counts).sum(0)
     return (counts[0] / counts[1]).item()
 
 

@@ -1,0 +1,66 @@
+"""Concepts of sequences that go on: the chunker and the concept layers from a cache's state. Used by prefill and step."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from vlm.backbone.block import Stream
+from vlm.backbone.cache import Cache
+from vlm.backbone.chunk import THRESHOLD, Chunks, find_boundaries, smooth
+from vlm.backbone.documents import Documents
+
+if TYPE_CHECKING:
+    from vlm.backbone.concept_moe import ConceptMoE
+
+
+def continue_concepts(
+    backbone: "ConceptMoE",
+    x: Float[Tensor, "n d"],
+    documents: Documents,
+    rotary: tuple[Tensor, Tensor],
+    cache: Cache,
+    is_new: Bool[Tensor, " s"],
+) -> tuple[Float[Tensor, "n views"], Chunks]:
+    """What each new token is shown of its concept, from the cache's state and what the new tokens close."""
+    chunker = backbone.chunker
+    assert chunker is not None
+    assert cache.concepts is not None
+    keys, state, document = chunker.keys(x), cache.chunk, documents.document_of_token
+    state.prepare(cache.num_sequences, keys, backbone.num_views * backbone.config.width)
+    prob = chunker.prob(x, keys, documents, state, is_new)
+    closes = prob >= THRESHOLD
+    closed = torch.stack([torch.ones_like(closes).sum(), closes.sum()])
+    boundary, per_document, counts = find_boundaries(closes, documents, torch.stack([closed, torch.zeros_like(closed)]))
+    concepts, open_sum = chunker.merge(x, closes, boundary, documents)
+    rows = [row for row, count in enumerate(per_document) if count]
+    row = torch.tensor(rows, device=x.device, dtype=torch.long)
+    old, concept_documents = state.smoothed, None
+    assert old is not None
+    assert state.open_sum is not None
+    table = old
+    if rows:
+        concept_documents = Documents.from_lengths([per_document[i] for i in rows], x.device)
+        first = concept_documents.starts
+        if open_sum is not None:
+            concepts[first] = (concepts[first] + state.open_sum[row]).to(concepts.dtype)
+        here = (rotary[0][boundary], rotary[1][boundary])
+        if chunker.config.positions == "count":
+            earlier = torch.tensor([cache.concepts.lengths[i] for i in rows], device=x.device)
+            index = concept_documents.offset_in_document + earlier[concept_documents.document_of_token]
+            here = backbone.rotary(index, x.dtype)
+        seats = cache.concepts.seat(concept_documents, rows)
+        views = backbone.run_concepts(concepts, Stream(concept_documents, here, cache.concepts, seats), [])
+        smoothed = smooth(views, prob[boundary], old[row], first)
+        table = torch.cat([old, smoothed])
+        state.smoothed = old.index_copy(0, row, smoothed[concept_documents.ends - 1])
+    if open_sum is not None:
+        state.open_sum = open_sum + state.open_sum.index_fill(0, row, 0)
+    state.router_key = keys[documents.ends - 1]
+    concept = closes.cumsum(0) - 1
+    count = torch.tensor(per_document, device=x.device)
+    sees_new = concept >= (count.cumsum(0) - count)[document]
+    concept_of_token = torch.where(sees_new, concept, -1)
+    seen = table.index_select(0, torch.where(sees_new, len(old) + concept, document)).to(x.dtype)
+    return seen, Chunks(prob, closes, concept_of_token, boundary, concept_documents, counts)
