@@ -3,6 +3,7 @@
 In: paths with weights, a tokenizer, an image layout. Out: loaders of packed batches, and the pictures to encode.
 """
 
+import hashlib
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -193,6 +194,12 @@ class DataModule(LightningDataModule):
                         if (name, copy) not in seen:
                             seen.add((name, copy))
                             yield Picture(data, name, copy)
+
+    def pictures_identity(self, split: str) -> str:
+        """Changes when `pictures` may: with the places, sizes and times of change of the shards, and the numbers of copies."""
+        sources = zip(self.sources(split), self._copies(split), strict=True)
+        shards = [(*shard.identity, copies) for source, copies in sources for shard in source.shards.shards]
+        return hashlib.blake2b(repr(shards).encode(), digest_size=16).hexdigest()
 
     def _copies(self, split: str) -> list[int]:
         """Altered copies of a picture, by source; validation sees pictures as they are."""

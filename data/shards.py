@@ -39,10 +39,10 @@ class Shard:
             stat = self.path.stat()
         except OSError as error:
             raise BadShard(f"shard {self.path}: {error.strerror}; check the path in the data's sources") from None
-        self._identity = (str(self.path.resolve()), stat.st_size, stat.st_mtime_ns)
-        if self._identity not in _scanned:
-            _scanned[self._identity] = scan(self.path)
-        self._index = _scanned[self._identity]
+        self.identity = (str(self.path.resolve()), stat.st_size, stat.st_mtime_ns)
+        if self.identity not in _scanned:
+            _scanned[self.identity] = scan(self.path)
+        self._index = _scanned[self.identity]
 
     def __len__(self) -> int:
         return len(self._index.keys)
@@ -52,12 +52,12 @@ class Shard:
 
     def read(self, i: int) -> tuple[str, dict[str, bytes]]:
         """The key and the members (extension -> bytes) of record `i`."""
-        file = _open(self._identity, self.path)
+        file = _open(self.identity, self.path)
         members = {name: os.pread(file, size, offset) for name, offset, size in self._index.members[i]}
         return self._index.keys[i], members
 
     def fingerprint(self) -> str:
-        return f"{self._identity[1]}-{self._index.fingerprint()}"
+        return f"{self.identity[1]}-{self._index.fingerprint()}"
 
 
 class ShardSet:

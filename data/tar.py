@@ -12,7 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+from jaxtyping import UInt8
+
 BLOCK = 512
+# Where a header has octal numbers: mode, owner, group, size, time, device. The last byte of each field closes it.
+_NUMBERS = ((100, 108), (108, 116), (116, 124), (124, 136), (136, 148), (329, 337), (337, 345))
 MAX_MEMBER_BYTES = 64 * 2**20
 # webdataset's rule: directories belong to the key, the extension begins at the first dot of the base name.
 MEMBER_NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
@@ -36,12 +41,11 @@ class TarIndex:
 
 def write_member(file: BinaryIO, key: str, extension: str, data: bytes) -> None:
     name = f"{key}.{extension}"
-    if fault := name_fault(name):
+    split = split_name(name)
+    if fault := name_fault(name, split):
         raise ValueError(f"member {name!r} {fault}")
-    if split_name(name) != (key, extension):
-        raise ValueError(
-            f"member {name!r} would be read as {split_name(name)}; keys have no dot, extensions no capitals"
-        )
+    if split != (key, extension):
+        raise ValueError(f"member {name!r} would be read as {split}; keys have no dot, extensions no capitals")
     if len(data) > MAX_MEMBER_BYTES:
         raise ValueError(f"member {name!r} has {len(data):,} bytes, the limit is {MAX_MEMBER_BYTES:,}")
     header = tarfile.TarInfo(name)
@@ -56,91 +60,154 @@ def split_name(name: str) -> tuple[str, str] | None:
     return (match[1], match[2].lower()) if match else None
 
 
-def name_fault(name: str) -> str | None:
+def name_fault(name: str, split: tuple[str, str] | None) -> str | None:
     if len(name) > 255:
         return f"has a name of {len(name)} characters (the limit is 255)"
-    if name.startswith("/") or ".." in name.split("/"):
+    if name.startswith("/") or (".." in name and ".." in name.split("/")):
         return "has a name that leaves the folder"
     if not name.isprintable():  # control characters, and bytes that are not UTF-8 (read as surrogates)
         return "has a name with characters that cannot be printed"
-    split = split_name(name)
     if split and split[1].startswith("__"):
         return "has an extension that begins with __, which readers keep for themselves"
     return None
 
 
+Fail = Callable[..., BadShard]  # (fault, advice) -> the error to raise
+
+
 def scan(path: Path) -> TarIndex:
     """Walk the headers of a tar and check everything that can be checked without reading the data."""
-    size = path.stat().st_size
 
     def fail(fault: str, advice: str = "fetch or write the shard again") -> BadShard:
         return BadShard(f"shard {path}: {fault}; {advice}")
 
     if path.is_dir():
         raise fail("is a folder", "give a folder of shards as the source, or the tar itself")
-    index, current, seen = TarIndex(), "", set[str]()
     with path.open("rb", buffering=0) as file:
-        number = file.fileno()
-        magic = os.pread(number, 2, 0)
-        if size == 0:
-            raise fail("is empty")
-        if magic in _COMPRESSED:
-            raise fail(f"is compressed ({_COMPRESSED[magic]})", "unpack it: shards are plain tar files")
-        offset, extended = 0, dict[str, str]()
-        while True:
-            block = os.pread(number, BLOCK, offset)
-            if len(block) < BLOCK:
-                raise fail(f"is cut short: it ends at byte {size:,} without the two empty blocks that close a tar")
-            if not any(block):
-                break
+        size = os.fstat(file.fileno()).st_size
+        return _scan_plain(file.fileno(), size, fail) or _scan_any(file.fileno(), size, fail)
+
+
+def _scan_plain(file: int, size: int, fail: Fail) -> TarIndex | None:
+    """The index of a tar of plain files with short names, as `write_shard` makes it; None for any other, good or bad.
+
+    tarfile takes 15 us for a header, most of it for a sum and eight numbers: 3 s for the demo's 184,000. Here all headers
+    of a shard are checked together, in 2 us each.
+    """
+    blocks, starts, sizes, offset = [], [], [], 0
+    while True:
+        block = os.pread(file, BLOCK, offset)
+        if len(block) < BLOCK:
+            return None
+        if not block[0]:
+            break
+        try:
+            num_bytes = int(block[124:135], 8)
+        except ValueError:
+            return None
+        if not 0 <= num_bytes <= MAX_MEMBER_BYTES:
+            return None
+        blocks.append(block)
+        starts.append(offset + BLOCK)
+        sizes.append(num_bytes)
+        offset += BLOCK + (num_bytes + BLOCK - 1) // BLOCK * BLOCK
+    if any(block) or not _plain(np.frombuffer(b"".join(blocks), np.uint8).reshape(-1, BLOCK)):
+        return None
+    members = _Members(fail)
+    for block, start, num_bytes in zip(blocks, starts, sizes, strict=True):
+        members.add(block[:100].partition(b"\0")[0].decode("utf-8", "surrogateescape"), start, num_bytes)
+    _check_end(file, offset, size, fail)
+    return members.index
+
+
+def _plain(headers: UInt8[np.ndarray, "members 512"]) -> bool:
+    """True if every header is that of a regular file without a prefix, with numbers as every writer pads them, and sums up."""
+    if (headers[:, 156] != ord("0")).any() or headers[:, 345:500].any():
+        return False
+    for first, end in _NUMBERS:
+        field = headers[:, first:end]
+        digits = ((field[:, :-1] & 0xF8) == ord("0")).all(axis=1) & (field[:, -1] == 0)
+        if not (digits | ~field.any(axis=1)).all():
+            return False
+    stored, closing = headers[:, 148:154], headers[:, 154:156]
+    if ((stored & 0xF8) != ord("0")).any() or (closing != (0, ord(" "))).any():
+        return False
+    sums = headers.sum(axis=1, dtype=np.uint32) - headers[:, 148:156].sum(axis=1, dtype=np.uint32) + 8 * ord(" ")
+    return bool(((stored & 7) @ 8 ** np.arange(5, -1, -1) == sums).all())
+
+
+def _scan_any(file: int, size: int, fail: Fail) -> TarIndex:
+    """Walk header by header; every dialect, and every fault by name."""
+    magic = os.pread(file, 2, 0)
+    if size == 0:
+        raise fail("is empty")
+    if magic in _COMPRESSED:
+        raise fail(f"is compressed ({_COMPRESSED[magic]})", "unpack it: shards are plain tar files")
+    members, offset, extended = _Members(fail), 0, dict[str, str]()
+    while True:
+        block = os.pread(file, BLOCK, offset)
+        if len(block) < BLOCK:
+            raise fail(f"is cut short: it ends at byte {size:,} without the two empty blocks that close a tar")
+        if not any(block):
+            break
+        try:
+            header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        except tarfile.HeaderError as error:
+            what = "is not a tar file" if offset == 0 else f"is damaged at byte {offset:,}"
+            raise fail(f"{what} ({error})") from None
+        start, num_bytes = offset + BLOCK, int(extended.get("size", header.size))
+        name = extended.get("path", header.name)
+        offset = start + (num_bytes + BLOCK - 1) // BLOCK * BLOCK
+        if num_bytes > MAX_MEMBER_BYTES:
+            raise fail(f"member {name!r} has {num_bytes:,} bytes, the limit is {MAX_MEMBER_BYTES:,}", "split it")
+        if num_bytes < 0 or offset > size:
+            raise fail(f"is cut short inside member {name!r} ({offset:,} bytes needed, {size:,} there)")
+        if header.type in (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME):
             try:
-                header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-            except tarfile.HeaderError as error:
-                what = "is not a tar file" if offset == 0 else f"is damaged at byte {offset:,}"
-                raise fail(f"{what} ({error})") from None
-            start, num_bytes = offset + BLOCK, int(extended.get("size", header.size))
-            name = extended.get("path", header.name)
-            offset = start + (num_bytes + BLOCK - 1) // BLOCK * BLOCK
-            if num_bytes > MAX_MEMBER_BYTES:
-                raise fail(f"member {name!r} has {num_bytes:,} bytes, the limit is {MAX_MEMBER_BYTES:,}", "split it")
-            if num_bytes < 0 or offset > size:
-                raise fail(f"is cut short inside member {name!r} ({offset:,} bytes needed, {size:,} there)")
-            if header.type in (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME):
-                try:
-                    extended |= _extension(header.type, os.pread(number, num_bytes, start))
-                except ValueError as error:
-                    raise fail(f"is damaged at byte {start:,} ({error})") from None
-                continue
-            extended = {}
-            if header.type in (tarfile.DIRTYPE, tarfile.XGLTYPE):
-                continue
-            if header.type not in tarfile.REGULAR_TYPES or header.issparse():
-                raise fail(
-                    f"member {name!r} is a link or a device", "store plain files: tar --dereference follows links"
-                )
-            if fault := name_fault(name):
-                raise fail(f"member {name!r} {fault}", "write the shard with other names")
-            split = split_name(name)
-            if split is None:  # no extension, or a hidden file such as ._x.png: webdataset skips these too
-                continue
-            key, extension = split
-            if key != current:
-                if key in seen:
-                    raise fail(
-                        f"key {key!r} comes again after another key; the members of a record must lie side by side",
-                        "sort the members by name and write it again",
-                    )
-                seen.add(key)
-                index.keys.append(key)
-                index.members.append([])
-                current = key
-            if any(extension == other for other, _, _ in index.members[-1]):
-                raise fail(f"member {name!r} comes twice")
-            index.members[-1].append((extension, start, num_bytes))
-        _check_end(number, offset, size, fail)
+                extended |= _extension(header.type, os.pread(file, num_bytes, start))
+            except ValueError as error:
+                raise fail(f"is damaged at byte {start:,} ({error})") from None
+            continue
+        extended = {}
+        if header.type in (tarfile.DIRTYPE, tarfile.XGLTYPE):
+            continue
+        if header.type not in tarfile.REGULAR_TYPES or header.issparse():
+            raise fail(f"member {name!r} is a link or a device", "store plain files: tar --dereference follows links")
+        members.add(name, start, num_bytes)
+    _check_end(file, offset, size, fail)
     if extended:
         raise fail("ends after a member's extended header, without the member")
-    return index
+    return members.index
+
+
+class _Members:
+    """Puts members into an index, in their order, and refuses those that cannot be trusted."""
+
+    def __init__(self, fail: Fail) -> None:
+        self.index = TarIndex()
+        self._fail, self._current, self._seen = fail, "", set[str]()
+
+    def add(self, name: str, start: int, num_bytes: int) -> None:
+        split = split_name(name)
+        if fault := name_fault(name, split):
+            raise self._fail(f"member {name!r} {fault}", "write the shard with other names")
+        if split is None:  # no extension, or a hidden file such as ._x.png: webdataset skips these too
+            return
+        key, extension = split
+        if key != self._current:
+            if key in self._seen:
+                raise self._fail(
+                    f"key {key!r} comes again after another key; the members of a record must lie side by side",
+                    "sort the members by name and write it again",
+                )
+            self._seen.add(key)
+            self.index.keys.append(key)
+            self.index.members.append([])
+            self._current = key
+        here = self.index.members[-1]
+        if extension in [other for other, _, _ in here]:
+            raise self._fail(f"member {name!r} comes twice")
+        here.append((extension, start, num_bytes))
 
 
 def _extension(kind: bytes, data: bytes) -> dict[str, str]:
@@ -160,7 +227,7 @@ def _extension(kind: bytes, data: bytes) -> dict[str, str]:
     return records
 
 
-def _check_end(file: int, offset: int, size: int, fail: Callable[[str], BadShard]) -> None:
+def _check_end(file: int, offset: int, size: int, fail: Fail) -> None:
     """A tar closes with two empty blocks, and only zeros may follow: a second tar behind it would never be read."""
     if size - offset < 2 * BLOCK:
         raise fail(f"is cut short: it ends at byte {size:,} without the two empty blocks that close a tar")

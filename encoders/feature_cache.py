@@ -6,6 +6,7 @@ names them, so a line in the index is always true; after a crash the writer cuts
 Many processes may read, one writes.
 """
 
+import fcntl
 import json
 import os
 import warnings
@@ -82,7 +83,8 @@ class FeatureCache:
         with path.open("rb") as index:
             index.seek(self._index_end)
             added = index.read()
-        stored = self._stored_values()
+        vectors = self.folder / "vectors.bin"
+        stored = vectors.stat().st_size // 2 if vectors.exists() else 0  # values
         for line in added.splitlines(keepends=True):
             try:
                 record = json.loads(line)
@@ -106,10 +108,6 @@ class FeatureCache:
                 f"delete {self.folder} or choose another folder"
             )
         self.width = int(str(head["width"]))
-
-    def _stored_values(self) -> int:
-        path = self.folder / "vectors.bin"
-        return path.stat().st_size // 2 if path.exists() else 0
 
     def read(self, feature_keys: Sequence[str]) -> list[Float[Tensor, "_ w"]]:
         """Float32 vectors on the CPU, one tensor for each key."""
@@ -143,8 +141,6 @@ class FeatureCache:
         Raises:
             ValueError: another process writes and `wait` is False, or the folder cannot be written.
         """
-        import fcntl
-
         if self._lock is not None:
             return
         try:
@@ -170,6 +166,14 @@ class FeatureCache:
             raise ValueError(
                 f"cannot write the feature cache {self.folder}: {error}; choose a folder that can be written"
             ) from error
+
+    def wait(self) -> None:
+        """Return once no other process writes. Without a time-out: the lock of a process ends with it."""
+        path = self.folder / "lock"
+        if path.exists():
+            with path.open("rb") as shared:
+                fcntl.flock(shared, fcntl.LOCK_SH)
+        self.refresh()
 
     def write(self, feature_key: str, vectors: Float[Tensor, "p w"], grid: tuple[int, int]) -> None:
         """Append one picture, unless its key is present. It can be read at once here, and elsewhere after `flush()`."""
@@ -235,7 +239,6 @@ class CachedPicture(Protocol):
     @property
     def feature_key(self) -> str:
         """Names the picture and its augmentation."""
-        ...
 
 
 def fill(

@@ -64,12 +64,15 @@ class TimmEncoder(nn.Module):
             interpolation="bilinear" if settings["interpolation"] == "bilinear" else "bicubic",
         )
         size = self.spec.size_px
-        self._options, self.model = self._first_that_fits()
-        _, self.width, rows, columns = self._map_shape(self.model, size, size)
+        self._options, self.model, (_, self.width, rows, columns) = self._first_that_fits()
         self._grids = {(size, size): (rows, columns)}
 
-    def _first_that_fits(self) -> tuple[dict[str, Any], Any]:
-        """Build on the meta device; ViTs take a free picture size by one option, window models by another."""
+    def _first_that_fits(self) -> tuple[dict[str, Any], Any, tuple[int, ...]]:
+        """Build on the meta device; ViTs take a free picture size by one option, window models by another.
+
+        Returns:
+            The options, the model, and the shape of its feature map.
+        """
         size, faults = self.spec.size_px, []
         choices: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"img_size": size}, {})
         # Hiera and SAM 2 have no norm that fits their maps, and refuse.
@@ -77,8 +80,7 @@ class TimmEncoder(nn.Module):
             self._norm = norm
             try:
                 model = self._build("meta", options)
-                self._map_shape(model, size, size)
-                return options, model
+                return options, model, self._map_shape(model, size, size)
             except (AssertionError, RuntimeError, TypeError, ValueError) as error:
                 faults.append(f"{error}".strip().splitlines()[0] if f"{error}".strip() else type(error).__name__)
         raise ValueError(

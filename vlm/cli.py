@@ -14,6 +14,8 @@ from pathlib import Path
 
 COMMANDS = {
     "demo": "train, evaluate and show a small model on real pictures",
+    "plan": "what a config's model costs, beside a plain MoE matched to it",
+    "bench": "measure speed, memory and compression on this machine, beside the peers",
     "fit": "train a model from a config",
     "validate": "loss and compression of a checkpoint on held-out data",
     "eval": "score a model on benchmarks",
@@ -52,8 +54,10 @@ def dispatch(arguments: list[str]) -> int:
     if arguments and arguments[0] in COMMANDS:
         name, rest = arguments[0], arguments[1:]
         if name in BY_LIGHTNING:
-            from vlm.commands.fit import run_lightning
+            from vlm.commands.imports import collector_paused
 
+            with collector_paused():
+                from vlm.commands.fit import run_lightning
             return run_lightning(name, rest)
         module = importlib.import_module(f"vlm.commands.{name}")
         command = argparse.ArgumentParser(prog=f"vlm {name}", description=COMMANDS[name])

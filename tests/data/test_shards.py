@@ -1,11 +1,15 @@
 import io
 import json
+import os
+import random
 import tarfile
+from itertools import chain
 from pathlib import Path
 
 import pytest
 import webdataset
 
+from data import tar
 from data.shards import BadShard, Shard, open_shards, write_manifest, write_shard
 
 RECORDS = [(f"{i:03d}", {"json": json.dumps({"id": str(i)}).encode(), "0.png": b"p" * (i * 300)}) for i in range(4)]
@@ -195,3 +199,54 @@ def test_keys_that_a_reader_would_refuse_are_not_written(tmp_path: Path, key: st
     with pytest.raises(ValueError, match="member"):
         write_shard(tmp_path / "a.tar", [(key, {"txt": b""})])
     assert list(tmp_path.iterdir()) == []
+
+
+def walked(path: Path) -> tuple[list[str], list[list[tuple[str, int, int]]]] | str:
+    """What tarfile makes of a shard, header by header; an error as its words."""
+    with path.open("rb") as file:
+        try:
+            index = tar._scan_any(
+                file.fileno(), path.stat().st_size, lambda fault, advice="": BadShard(f"{path}: {fault}")
+            )
+        except BadShard as error:
+            return str(error)
+    return index.keys, index.members
+
+
+def scanned(path: Path) -> tuple[list[str], list[list[tuple[str, int, int]]]] | str:
+    try:
+        index = tar.scan(path)
+    except BadShard as error:
+        return str(error)
+    return index.keys, index.members
+
+
+def same(quick: object, slow: object) -> bool:
+    """Equal, or errors of the same words: the advice, and the name of the file, stand around them."""
+    if isinstance(quick, str) and isinstance(slow, str):
+        return slow.partition(": ")[2] in quick
+    return quick == slow
+
+
+def test_plain_shards_are_scanned_without_tarfile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_shard(tmp_path / "a.tar", RECORDS)
+    slow = walked(tmp_path / "a.tar")
+    monkeypatch.setattr(tar, "_scan_any", lambda *_: pytest.fail("the slow path was taken"))
+    assert scanned(tmp_path / "a.tar") == slow
+
+
+def test_the_quick_scan_says_of_any_damage_what_tarfile_says(tmp_path: Path) -> None:
+    write_shard(tmp_path / "whole.tar", RECORDS)
+    whole, chance, path = (tmp_path / "whole.tar").read_bytes(), random.Random(0), tmp_path / "a.tar"
+    headers = [start - 512 for _, start, _ in chain(*tar.scan(tmp_path / "whole.tar").members)]
+    for trial in range(1500):
+        damaged = bytearray(whole)
+        header = chance.choice(headers)
+        for _ in range(chance.randint(1, 3)):
+            damaged[header + chance.randrange(512)] = chance.choice((0, 1, 32, 43, 46, 47, 48, 49, 55, 95, 128, 255))
+        if trial % 2:  # the sum made right again, or nearly every damage would be seen by it alone
+            damaged[header + 148 : header + 156] = b" " * 8
+            damaged[header + 148 : header + 156] = b"%06o\0 " % sum(damaged[header : header + 512])
+        path.write_bytes(damaged)
+        os.utime(path, ns=(trial, trial))
+        assert same(scanned(path), walked(path)), (trial, scanned(path), walked(path))

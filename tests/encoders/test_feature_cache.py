@@ -2,6 +2,9 @@
 
 import io
 import pickle
+import threading
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +16,7 @@ from torch import Tensor
 from data.image import prepare_image
 from encoders.feature_cache import FeatureCache, fill
 from encoders.patch_encoder import PatchEncoder
-from encoders.protocol import encoder_key
+from encoders.protocol import Features, encoder_key
 
 KEY = "0123456789abcdef0123"
 
@@ -187,3 +190,44 @@ def test_a_fault_of_the_caller_stops_the_filling_and_what_was_done_stays(tmp_pat
     again = FeatureCache(tmp_path, encoder_key(encoder))
     assert set(again.keys()) == {"colour-0-0", "colour-1-0"}
     assert fill(again, encoder, [picture(colour) for colour in range(3)], prepare) == 1
+
+
+def test_a_reader_that_waits_sees_all_that_the_writer_wrote(tmp_path: Path) -> None:
+    writer, reader = FeatureCache(tmp_path, KEY), FeatureCache(tmp_path, KEY)
+    reader.wait()  # nobody has written yet
+    writer.lock()
+    waiting = threading.Thread(target=reader.wait, daemon=True)
+    waiting.start()
+    waiting.join(0.2)
+    assert waiting.is_alive()
+    writer.write("a", torch.ones(1, 4), (1, 1))
+    writer.close()
+    waiting.join(20)
+    assert not waiting.is_alive()
+    assert "a" in reader
+
+
+class Forgetful(PatchEncoder):
+    """Keeps what it works on in itself, as encoders with hooks do."""
+
+    def encode(self, images: Sequence[Tensor]) -> Features:
+        self.kept = list(images)
+        time.sleep(0.01)
+        return super().encode(self.kept)
+
+
+def test_threads_do_not_share_what_an_encoder_keeps_in_itself(tmp_path: Path) -> None:
+    encoder = Forgetful(size_px=32, width=8)
+    cache = FeatureCache(tmp_path, encoder_key(encoder))
+    pictures = [picture(colour) for colour in range(0, 240, 10)]
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        fill(cache, encoder, pictures, lambda stored: prepare_image(stored.data, encoder.spec), batch_size=2)
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)
+    for stored in pictures:
+        alone = encoder.encode([encoder.spec.normalise(prepare_image(stored.data, encoder.spec))]).vectors
+        # fp16 keeps 11 bits of each value
+        torch.testing.assert_close(cache.read([stored.feature_key])[0], alone.detach(), rtol=1e-3, atol=1e-3)

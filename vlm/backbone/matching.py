@@ -10,7 +10,6 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from vlm.backbone.chunk import ChunkConfig
 from vlm.backbone.config import BackboneConfig, ConceptConfig, LoopConfig
@@ -33,7 +32,7 @@ class Match:
 def match(
     plain: BackboneConfig,
     compression: float,
-    strategy: Literal[1, 2, 3],
+    strategy: int,
     *,
     loop: float | None = None,
     widen: float | None = None,
@@ -63,6 +62,8 @@ def match(
             f"strategy 2 needs loop, 3 may have widen, and no other has either; got strategy={strategy}, "
             f"loop={loop}, widen={widen}"
         )
+    chunk = ChunkConfig(compression=compression) if chunk is None else chunk
+    chunk = replace(chunk, compression=compression, compression_image=None)
     if strategy == 3:
         concept, width = _wide(plain, compression, math.sqrt(compression) if widen is None else widen)
         kind = f"{width:.3g}W-top{plain.experts.top_k}"
@@ -72,8 +73,6 @@ def match(
         looped = None if loop is None else _middle(plain.concept_layers, loop)
         concept = ConceptConfig(experts=replace(plain.experts, top_k=top_k), loop=looped)
         kind = f"{repeats:g}L-top{top_k}"
-    chunk = ChunkConfig(compression=compression) if chunk is None else chunk
-    chunk = replace(chunk, compression=compression, compression_image=None)
     return _match(f"{kind}-R{compression:.3g}", replace(plain, chunk=chunk, concept=concept), plain)
 
 
@@ -158,7 +157,9 @@ def _wide(plain: BackboneConfig, compression: float, widen: float) -> tuple[Conc
     before = layer(plain.concept_block)
 
     def wide(experts: ExpertsConfig) -> Part:
-        block = replace(plain.concept_block, width=width, num_heads=num_heads, num_kv_heads=num_kv_heads, experts=experts)
+        block = replace(
+            plain.concept_block, width=width, num_heads=num_heads, num_kv_heads=num_kv_heads, experts=experts
+        )
         return layer(block)
 
     try:
@@ -182,29 +183,28 @@ def _scaled_heads(num_heads: int, num_kv_heads: int, scale: float) -> tuple[int,
 
 
 def _fit(cost: Callable[[ExpertsConfig], Part], experts: ExpertsConfig, flops: float, parameters: int) -> ExpertsConfig:
-    """The inner width and the number of experts whose costs are nearest to the given ones.
+    """The inner width and the number of experts whose costs are nearest to the given ones, deviations in sum.
 
-    For each number of experts, FLOPs are linear in the inner width, which gives it; with the number the parameters grow,
-    until they are too many.
+    With the number held, both costs are linear in the inner width, so that the best one lies beside that which gives the
+    FLOPs, or that which gives the parameters. A dense layer has one number to choose, and FLOPs decide.
     """
     best: tuple[float, ExpertsConfig] | None = None
-    sparse = experts.num_experts > 1
-    for number in itertools.count(max(experts.top_k, 2)) if sparse else [1]:
-        base, step = (
-            cost(replace(experts, num_experts=number, hidden=hidden)).flops for hidden in (ALIGNED, 2 * ALIGNED)
-        )
-        units = 1 + (flops - base) / (step - base)
-        tried = [
-            replace(experts, num_experts=number, hidden=ALIGNED * unit)
-            for unit in (math.floor(units), math.ceil(units))
-            if unit >= 1
-        ]
-        totals = [cost(one).total for one in tried]
-        for one, total in zip(tried, totals, strict=True):
-            miss = abs(cost(one).flops / flops - 1) + abs(total / parameters - 1) * sparse
+    is_sparse = experts.num_experts > 1
+    for number in itertools.count(max(experts.top_k, 2)) if is_sparse else [1]:
+        one, two = (cost(replace(experts, num_experts=number, hidden=hidden)) for hidden in (ALIGNED, 2 * ALIGNED))
+        exact = [1 + (flops - one.flops) / (two.flops - one.flops)]
+        if exact[0] < 1:
+            break
+        if is_sparse:
+            exact.append(1 + (parameters - one.total) / (two.total - one.total))
+        for unit in {rounded for units in exact for rounded in (math.floor(units), math.ceil(units)) if rounded >= 1}:
+            found_flops = one.flops + (unit - 1) * (two.flops - one.flops)
+            found_total = one.total + (unit - 1) * (two.total - one.total)
+            miss = abs(found_flops / flops - 1) + abs(found_total / parameters - 1) * is_sparse
             if best is None or miss < best[0]:
-                best = miss, one
-        if not totals or min(totals) > parameters:
+                best = miss, replace(experts, num_experts=number, hidden=ALIGNED * unit)
+        # With ever more experts of this width the parameters only grow; half too many is past any match.
+        if one.total + (exact[0] - 1) * (two.total - one.total) > 1.5 * parameters:
             break
     if best is None:
         raise ValueError(f"no experts are left: the layers cost more than the {flops:,.0f} FLOPs to match without them")

@@ -5,6 +5,7 @@ import resource
 import shutil
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,13 +32,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """The whole walk, from shards to the report."""
     from vlm.commands.configs import find_config
-    from vlm.commands.fit import run_lightning
     from vlm.commands.folders import require_writable
+    from vlm.commands.imports import collector_paused, torchmetrics_alone
 
     began = time.monotonic()
     overlays = [part for overlay in args.config for part in ("--config", find_config(overlay))]
     require_writable(args.out, "--out")
     expand()
+    # An overlay may name an encoder or a callback of the user's own.
+    with collector_paused(), nullcontext() if args.config else torchmetrics_alone():
+        from vlm.commands.fit import run_lightning
     here = ["--trainer.default_root_dir", str(args.out)]
     seeds = ["--seed_everything", str(args.seed), "--data.seed", str(args.seed)]
     run_lightning("fit", ["--config", find_config(CONFIG), *overlays, *here, *seeds])

@@ -19,7 +19,6 @@ from typing import Any, NoReturn
 from jsonargparse import Namespace, set_loader
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from data.image import ImageLayout
@@ -30,7 +29,8 @@ from vlm.commands.folders import require_writable
 from vlm.connector import ConnectorConfig
 from vlm.model import EncoderSetting, ModelConfig, build_encoder, image_layout, model_config
 from vlm.training.allocator import keep_freed_memory
-from vlm.training.checkpoint import AtomicCheckpointIO, Checkpoints
+from vlm.training.checkpoint import AtomicCheckpointIO, Checkpoints, last_checkpoint
+from vlm.training.logs import CSVLog, TensorBoardLog
 from vlm.training.module import VLMTrainingModule
 from vlm.training.optim import OptimizerConfig
 from vlm.training.watch import Monitor
@@ -160,6 +160,7 @@ class VLMCommandLine(LightningCLI):
         parser.add_argument("--connector", type=ConnectorConfig, default=ConnectorConfig())
         parser.add_argument("--backbone", type=BackboneConfig)
         parser.add_argument("--optimizer", type=OptimizerConfig, default=OptimizerConfig())
+        parser.add_lightning_class_args(Checkpoints, "checkpoint")
         parser.link_arguments("tokenizer", "data.tokenizer")
         parser.link_arguments(("encoder", "connector"), "data.layout", compute_fn=compose_layout)
         parser.link_arguments(
@@ -181,11 +182,19 @@ class VLMCommandLine(LightningCLI):
         root = Path(self._get(self.config, "trainer")["default_root_dir"] or "runs/latest")
         require_writable(root, "--trainer.default_root_dir")
         self.root = root
+        if self._get(self.config, "ckpt_path") == "last":
+            last = last_checkpoint(root)
+            if not last.exists():  # Lightning would start anew with a warning
+                raise ValueError(
+                    f"--ckpt_path last: there is no checkpoint at {last}; leave --ckpt_path out to start anew, "
+                    "or name the run's folder with --trainer.default_root_dir"
+                )
+            self.config[self.subcommand]["ckpt_path"] = str(last)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = self._get(self.config_init, "trainer")
         if settings.get("logger") is None:
-            loggers = [CSVLogger(self.root, name="logs"), TensorBoardLogger(self.root, name="tensorboard", version="")]
+            loggers = [CSVLog(self.root, name="logs"), TensorBoardLog(self.root, name="tensorboard", version="")]
             kwargs["logger"] = loggers if self.subcommand == "fit" else False
         # Not among the parser's defaults: an object cannot be written into the run's config.yaml.
         kwargs["plugins"] = [*(settings.get("plugins") or []), AtomicCheckpointIO()]
@@ -218,7 +227,7 @@ class SaveConfig(SaveConfigCallback):
 def trainer_defaults() -> dict[str, Any]:
     """What differs from Lightning's own defaults, and why."""
     return {
-        "callbacks": [Monitor(), Checkpoints()],
+        "callbacks": [Monitor()],
         "enable_progress_bar": False,  # Monitor shows the figures of this project
         "enable_model_summary": False,
         "use_distributed_sampler": False,  # the order is ours; Lightning's would shuffle once more

@@ -66,19 +66,73 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return checkpoint
 
 
-class Checkpoints(ModelCheckpoint):
-    """The last state of the run, in `checkpoints/last.ckpt`, written every 500 steps and at the end."""
+def last_checkpoint(root: Path) -> Path:
+    """Where the run in that folder keeps its last state."""
+    return root / "checkpoints" / "last.ckpt"
 
-    def __init__(self) -> None:
+
+class Checkpoints(ModelCheckpoint):
+    """The last state of the run, in `checkpoints/last.ckpt`.
+
+    Args:
+        every_steps: steps between two checkpoints, which is what a crash can cost; one more is written at the end.
+    """
+
+    def __init__(self, every_steps: int = 500) -> None:
+        if every_steps < 1:
+            raise ValueError(
+                f"checkpoint.every_steps must be at least 1, got {every_steps}; for one checkpoint at the end give more than max_steps"
+            )
         # Without the counter: a run begun anew in its folder else leaves the old last.ckpt, and writes last-v1.ckpt beside it.
-        super().__init__(filename="{step}", every_n_train_steps=500, save_last="link", enable_version_counter=False)
+        super().__init__(
+            filename="{step}", every_n_train_steps=every_steps, save_last="link", enable_version_counter=False
+        )
+
+    @property
+    def state_key(self) -> str:
+        """The same for every interval: a run may go on with another."""
+        return "Checkpoints"
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        self.dirpath = str(Path(trainer.default_root_dir, "checkpoints"))
+        self.dirpath = str(last_checkpoint(Path(trainer.default_root_dir)).parent)
         super().setup(trainer, pl_module, stage)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        checkpoint["learning"] = learning(pl_module)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        if trainer.training:
+            refuse_other_learning(checkpoint.get("learning"), learning(pl_module), trainer.ckpt_path)
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         # Lightning's own saves here only where nothing was saved before.
         if self._last_global_step_saved != trainer.global_step:
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+
+def learning(module: Any) -> list[str]:
+    """Names of the weights that learn."""
+    return [name for name, parameter in module.vlm.named_parameters() if parameter.requires_grad]
+
+
+def refuse_other_learning(saved: list[str] | None, here: list[str], path: Any) -> None:
+    """The optimizer's state is that of the weights that learned, in their order, and fits no others.
+
+    Raises:
+        ValueError: names weights that only one of the two trains.
+    """
+    if saved is None or saved == here:
+        return
+    faults = [
+        f"{len(names)} weights (such as {names[0]}) {words}"
+        for names, words in (
+            ([name for name in saved if name not in here], "learned there and are frozen here"),
+            ([name for name in here if name not in saved], "were frozen there and would learn here"),
+        )
+        if names
+    ]
+    raise ValueError(
+        f"model.freeze differs from that of {path}: {', and '.join(faults)}; set model.freeze as it was, "
+        "or start a new run with --ckpt_path left out"
+    )

@@ -1,17 +1,24 @@
 """Features of a frozen tower, computed once: fills the cache before training, then tells the data module which pictures it need not decode."""
 
 import os
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from data.image import prepare_image
+from data.module import DataModule
+from data.text import Picture
 from encoders.feature_cache import FeatureCache, fill
 from encoders.protocol import encoder_key
 from vlm.model import VisionLanguageModel
 from vlm.training.progress import progress
+
+LOOKED_UP = "looked_up.txt"  # in the cache's folder: what `pictures_identity` said, and how many pictures the cache had
 
 
 def cache_root() -> Path:
@@ -30,27 +37,62 @@ class FrozenFeatures:
         self.folder = cache_root() / "features" if folder == "auto" else Path(folder)
 
     def attach(self, model: VisionLanguageModel, trainer: Trainer, stage: str) -> None:
-        """Fill the cache (rank 0; the others wait) and let model and data module use it."""
+        """Fill the cache and let model and data module use it.
+
+        The first process of each node fills; the others wait for its lock on the cache. In a collective call they would
+        give up after half an hour, which many pictures take longer than.
+        """
         encoder, data = model.encoder, trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it on fit
-        key = encoder_key(encoder)
+        cache = FeatureCache(self.folder, encoder_key(encoder))
         splits = ("train", "val") if stage == "fit" else ("val",)
-        if trainer.is_global_zero:
-            cache = FeatureCache(self.folder, key)
-            pictures = [p for split in splits for p in data.pictures(split) if p.feature_key not in cache]
-            if pictures:
-                rank_zero_info(f"Encoding {len(pictures):,} pictures once into {self.folder}")
-                device = trainer.strategy.root_device
-                encoder.eval().to(device)
-                with progress("encoding pictures", len(pictures)) as show, torch.inference_mode():
-                    fill(
-                        cache,
-                        encoder,
-                        pictures,
-                        lambda picture: prepare_image(picture.data, encoder.spec, picture.augmentation),
-                        progress=show,
-                    )
-                cache.flush()
-        trainer.strategy.barrier("feature cache")
-        cache = FeatureCache(self.folder, key)
+        if trainer.local_rank == 0:
+            absent = [] if looked_up(cache, data, splits) else absent_pictures(cache, data, splits)
+            if absent:
+                with suppress(ValueError):  # another run fills, or nothing can be written: `fill` waits, or tells
+                    cache.lock()
+            trainer.strategy.barrier("feature cache")
+            if absent:
+                self._fill(cache, encoder, absent, trainer.strategy.root_device)
+            note_looked_up(cache, data, splits)
+        else:
+            trainer.strategy.barrier("feature cache")
+            cache.wait()
         data.cached = frozenset(cache.keys())
         model.cached_features = cache.read
+
+    def _fill(self, cache: FeatureCache, encoder: Any, absent: list[Picture], device: torch.device) -> None:
+        rank_zero_info(f"Encoding {len(absent):,} pictures once into {self.folder}")
+        encoder.eval().to(device)
+        with progress("encoding pictures", len(absent)) as show, torch.inference_mode():
+            fill(
+                cache,
+                encoder,
+                absent,
+                lambda picture: prepare_image(picture.data, encoder.spec, picture.augmentation),
+                progress=show,
+            )
+
+
+def absent_pictures(cache: FeatureCache, data: DataModule, splits: Sequence[str]) -> list[Picture]:
+    """What the loaders may ask for and the cache lacks. Reads every record: a second for 100,000."""
+    return [picture for split in splits for picture in data.pictures(split) if picture.feature_key not in cache]
+
+
+def looked_up(cache: FeatureCache, data: DataModule, splits: Sequence[str]) -> bool:
+    """True where an earlier run has looked up the pictures of these very shards, and the cache has lost none since.
+
+    Should it be wrong, a picture that is not in the cache is encoded each time it comes.
+    """
+    try:
+        notes = dict(line.split() for line in (cache.folder / LOOKED_UP).read_text().splitlines())
+        return all(int(notes[data.pictures_identity(split)]) <= len(cache) for split in splits)
+    except (OSError, ValueError, KeyError):  # no file, half a line, other shards
+        return False
+
+
+def note_looked_up(cache: FeatureCache, data: DataModule, splits: Sequence[str]) -> None:
+    """Spare later runs the look-up, where the cache can be written: a full one may be there to be read only."""
+    if not looked_up(cache, data, splits):
+        notes = "".join(f"{data.pictures_identity(split)} {len(cache)}\n" for split in splits)
+        with suppress(OSError), (cache.folder / LOOKED_UP).open("a") as file:
+            file.write(notes)

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from data.batch import Batch
+from vlm.training.logs import let_logs_open
 from vlm.training.measures import Sums, measures, mix
 from vlm.training.parallel import num_ranks
 from vlm.training.progress import TrainingBar
@@ -30,6 +31,7 @@ class Monitor(Callback):
         self.bar: TrainingBar | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        let_logs_open(trainer.loggers)
         if trainer.is_global_zero:
             print_summary(pl_module)
 

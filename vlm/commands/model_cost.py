@@ -1,0 +1,106 @@
+"""What the whole model costs: the backbone's figures, with vision tower, connector, embedding and head around them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from data.text import Tokenizer
+from encoders.protocol import Features
+from encoders.timm_encoder import TimmEncoder
+from vlm.backbone.cost import concept_parts, costs, flop_counter, head_flops, token_parts
+from vlm.connector import Connector
+from vlm.model import ModelConfig, build_encoder, image_layout
+
+
+@dataclass(frozen=True)
+class Vision:
+    """What stands before the backbone, for one vector of a picture as the backbone sees it."""
+
+    tower: int  # parameters
+    connector: int  # parameters
+    tower_flops: float  # forward
+    connector_flops: float  # forward
+
+    @property
+    def flops(self) -> float:
+        return self.tower_flops + self.connector_flops
+
+
+def measure_vision(model: ModelConfig) -> Vision | None:
+    """Run one blank picture through tower and connector under torch's counter; None for a text-only model.
+
+    A timm tower is run on the meta device, where nothing is computed and no weights are needed.
+    """
+    encoder = build_encoder(model.encoder)
+    layout = image_layout(encoder, model.connector)
+    if layout is None:
+        return None
+    size = encoder.spec.size_px
+    parameter = next(encoder.parameters(), torch.empty(0))
+    encoder.eval()
+    with torch.no_grad(), flop_counter() as tower:
+        if isinstance(encoder, TimmEncoder) and parameter.is_meta:
+            encoder._map_shape(encoder.model, size, size)
+        else:
+            encoder.encode([torch.zeros(3, size, size).to(parameter)])
+    grid = encoder.grid(size, size)
+    with torch.device("meta"):
+        connector = Connector(model.connector, encoder.width, model.backbone.width)
+        vectors = torch.empty(grid[0] * grid[1], encoder.width)
+    with torch.no_grad(), flop_counter() as projections:
+        connector(Features(vectors, torch.tensor([grid])))
+    return Vision(
+        tower=sum(p.numel() for p in encoder.parameters()),
+        connector=sum(p.numel() for p in connector.parameters()),
+        tower_flops=tower.get_total_flops() / layout.slots,
+        connector_flops=projections.get_total_flops() / layout.slots,
+    )
+
+
+def parameter_parts(model: ModelConfig, vision: Vision | None) -> dict[str, dict[str, int]]:
+    """Parameters, total and activated, of each part, and of the whole model at the end."""
+    counts: dict[str, tuple[int, int]] = {}
+    if vision is not None:
+        counts |= {"encoder": (vision.tower, vision.tower), "connector": (vision.connector, vision.connector)}
+    embed = Tokenizer(model.tokenizer).vocab_size * model.backbone.width
+    counts["embed, which is the head too"] = embed, embed
+    parts = token_parts(model.backbone) | concept_parts(model.backbone)
+    counts |= {f"backbone: {name}": (part.total, part.activated) for name, part in parts.items() if part.total}
+    counts["all"] = sum(total for total, _ in counts.values()), sum(activated for _, activated in counts.values())
+    return {name: {"total": total, "activated": activated} for name, (total, activated) in counts.items()}
+
+
+def token_flops(model: ModelConfig, vision: Vision | None, training: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """FLOPs, forward and in training, of a text token, an image token, and a token with logits.
+
+    A part that learns costs three times its forward, a frozen one behind parts that learn twice, any other frozen one
+    once, and a tower with a feature cache nothing. A part frozen in part counts as one that learns.
+
+    Args:
+        training: the config's `model` group: `freeze` and `feature_cache`.
+    """
+    learns = {"embed", "backbone"} | (set() if vision is None else {"encoder", "connector"})
+    learns -= set(training.get("freeze") or ())
+
+    def times(part: str, *before: str) -> int:
+        return 3 if part in learns else 2 if learns.intersection(before) else 1
+
+    cost = costs(model.backbone)
+    in_backbone = times("backbone", "encoder", "connector", "embed")
+    lines: dict[str, list[tuple[float, int]]] = {"text token": [(cost.text.flops, in_backbone)]}
+    if vision is not None:
+        tower = vision.tower_flops, times("encoder") if training.get("feature_cache") is None else 0
+        connector = vision.connector_flops, times("connector", "encoder")
+        lines["image token"] = [(cost.image.flops, in_backbone), tower, connector]
+        lines |= {"image token, of it the encoder": [tower], "image token, of it the connector": [connector]}
+    head = head_flops(model.backbone.width, Tokenizer(model.tokenizer).vocab_size)
+    lines["head, for a token with logits"] = [(head, times("embed", "encoder", "connector", "backbone"))]
+    return {
+        name: {
+            "forward": float(sum(flops for flops, _ in part)),
+            "training": float(sum(flops * factor for flops, factor in part)),
+        }
+        for name, part in lines.items()
+    }
