@@ -54,8 +54,11 @@ def test_a_target_of_one_is_refused() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", [1.5, 16 / 9, 2.0, 4.0])
-def test_the_controller_holds_a_target_from_which_a_constant_weight_drifts(target: float) -> None:
-    held, drifted = hold(target, None), hold(target, 0.03)
-    assert held.compression == pytest.approx(target, rel=0.05)
-    assert abs(drifted.compression / target - 1) > 0.1
+@pytest.mark.timeout(600)
+def test_the_controller_holds_targets_from_which_a_constant_weight_drifts() -> None:
+    targets = (1.5, 16 / 9, 2.0, 4.0)
+    off = {
+        weight: [abs(hold(target, weight).compression / target - 1) for target in targets] for weight in (None, 0.03)
+    }
+    assert max(off[None]) < 0.05
+    assert max(off[0.03]) > 0.1
