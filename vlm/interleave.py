@@ -3,6 +3,7 @@
 In: token embeddings (n d), image vectors (t d). Out: one sequence (n d). Data decided where the slots are; this only fills them.
 """
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -28,4 +29,6 @@ def interleave(
         )
     if num_slots == 0:
         return text
-    return text.masked_scatter(is_image[:, None], image.to(text.dtype))
+    # Not masked_scatter: its backward counts the mask, and the host would wait for the device.
+    slots = torch.nonzero_static(is_image, size=num_slots).squeeze(1)
+    return text.index_copy(0, slots, image.to(text.dtype))

@@ -1,12 +1,19 @@
 """One transformer block: attention, then experts (or a dense layer), each behind a norm and added to the stream."""
 
+import os
+import shutil
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vlm.backbone.attend import Layout, lay_out
 from vlm.backbone.attention import Attention, AttentionBias, QueryKeyNorm
-from vlm.backbone.cache import KeyValues, Seats
+from vlm.backbone.cache import KeptLayer, KeyValues, Seats
 from vlm.backbone.documents import Documents
 from vlm.backbone.experts import ExpertsConfig, Routing, SparseFeedForward
 from vlm.backbone.layers import RMSNorm, SwiGLU
@@ -51,6 +58,10 @@ class Stream:
     store: KeyValues | None = None  # with `seats`: keys and values kept between calls
     seats: Seats | None = None
 
+    def kept(self, layer: int) -> KeptLayer | None:
+        """What the layer of that number keeps; None where nothing is."""
+        return None if self.store is None or self.seats is None else KeptLayer(self.store, self.seats, layer)
+
 
 class Block(nn.Module):
     """Pre-norm block with the layout and the names of Qwen3-MoE."""
@@ -71,6 +82,7 @@ class Block(nn.Module):
         )
         self.post_attention_layernorm = RMSNorm(width, config.norm_eps)
         self.is_sparse = experts.num_experts > 1
+        self._compiled: Callable[..., Any] | None = None
         self.mlp: nn.Module = SparseFeedForward(width, experts) if self.is_sparse else SwiGLU(width, experts.hidden)
 
     def forward(
@@ -82,11 +94,44 @@ class Block(nn.Module):
             concept: for joint decoding, the concept that each token sees.
             layer: which layer of the stream's store this is.
         """
-        seen = self.self_attn(
-            self.input_layernorm(x), stream.documents, stream.rotary, concept, stream.store, stream.seats, layer
-        )
-        x = x + seen
+        layout, kept = lay_out(stream.documents, x), stream.kept(layer)
+        if self._compiled is None or kept is not None:
+            return self._transform(x, layout, stream.rotary, concept, kept)
+        for tensor in (x, *layout, *stream.rotary, concept):
+            if tensor is not None:
+                torch._dynamo.maybe_mark_dynamic(tensor, 0)
+        return self._compiled(self, x, layout, stream.rotary, concept, None)
+
+    def compile_rows(self, **options: Any) -> None:
+        """Run through torch.compile from now on, except where keys and values are kept."""
+        # The function, not the bound method: a deep copy of this block must not compute with the weights of this one.
+        self._compiled = torch.compile(Block._transform, **options)
+
+    def _transform(
+        self,
+        x: Float[Tensor, "n d"],
+        layout: Layout,
+        rotary: tuple[Float[Tensor, "n 1 pairs"], Float[Tensor, "n 1 pairs"]],
+        concept: Float[Tensor, "n d"] | None,
+        kept: KeptLayer | None,
+    ) -> tuple[Float[Tensor, "n d"], Routing | None]:
+        """Sees documents as tensors alone, so that a compiled block does not depend on their lengths."""
+        x = x + self.self_attn(self.input_layernorm(x), layout, rotary, concept, kept)
         out = self.mlp(self.post_attention_layernorm(x))
         if self.is_sparse:
             return x + out[0], out[1]
         return x + out, None
+
+
+def check_cpp_compiler() -> None:
+    """Refuse to begin where torch.compile's default backend would fail in the middle of a step.
+
+    Raises:
+        ValueError: there is no C++ compiler.
+    """
+    name = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(name) is None:
+        raise ValueError(
+            f"torch.compile's inductor needs a C++ compiler, and {name!r} was not found; install g++, name another in "
+            "the environment variable CXX, or do not compile (compile_blocks: false)"
+        )

@@ -104,6 +104,21 @@ class KeyValues:
         return grown
 
 
+@dataclass(frozen=True)
+class KeptLayer:
+    """One layer's part of the stored keys and values, for the rows of one call."""
+
+    keys_and_values: KeyValues
+    seats: Seats
+    layer: int
+
+    def store(
+        self, key: Float[Tensor, "n g k"], value: Float[Tensor, "n g k"]
+    ) -> tuple[Float[Tensor, "s c g k"], Float[Tensor, "s c g k"]]:
+        """Write the new rows, and return all that their sequences have, padded to the longest."""
+        return self.keys_and_values.store(self.layer, key, value, self.seats)
+
+
 class ChunkState:
     """The chunker's state of each sequence, in at least float32."""
 

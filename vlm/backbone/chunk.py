@@ -22,6 +22,7 @@ from vlm.backbone.documents import Documents
 from vlm.backbone.scan import linear_scan
 
 THRESHOLD = 0.5
+EPS = 1e-12  # least length that a vector is divided by
 CHOICES: dict[str, tuple[str | None, ...]] = {
     "merge": ("sum", "last"),
     "ratio_share": ("drawn", "threshold"),
@@ -120,6 +121,24 @@ def confidence(prob: Float[Tensor, " n"], closes: Bool[Tensor, " n"]) -> Float[T
     return 1 + (sure - sure.detach())
 
 
+class _Weigh(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, factor: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(x)
+        ctx.dtype = factor.dtype
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
+        (x,) = ctx.saved_tensors
+        return grad, (grad * x).sum(-1, dtype=ctx.dtype)
+
+
+def weigh(x: Float[Tensor, "n d"], factor: Float[Tensor, " n"]) -> Float[Tensor, "n d"]:
+    """`x * factor[:, None]` where the factor is exactly 1 and only its gradient counts: nothing is multiplied."""
+    return _Weigh.apply(x, factor)
+
+
 class Chunker(nn.Module):
     """Says where concepts end, merges tokens, and smooths what comes back. The router's weights are its only ones."""
 
@@ -131,7 +150,7 @@ class Chunker(nn.Module):
 
     def keys(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """What the next token is compared with."""
-        return _normalized(x, self.k_proj.weight)
+        return _Unit.apply(_project(x, self.k_proj.weight))
 
     def prob(
         self,
@@ -146,12 +165,12 @@ class Chunker(nn.Module):
         Args:
             state, is_new: with a cache, the sequences' state, and True for those without tokens so far.
         """
-        previous = keys.roll(1, 0)
+        similarity, queries = _Similarity.apply(_project(x, self.q_proj.weight), keys)
         forced = documents.is_start
         if state is not None and is_new is not None and state.router_key is not None:
-            previous = previous.index_copy(0, documents.starts, state.router_key)
+            starts = documents.starts
+            similarity = similarity.index_copy(0, starts, (queries[starts] * state.router_key).sum(-1))
             forced = forced & is_new[documents.document_of_token]
-        similarity = (_normalized(x, self.q_proj.weight) * previous).sum(-1)
         return ((1 - similarity) / 2).clamp(0, 1).masked_fill(forced, 1.0)
 
     def merge(
@@ -171,10 +190,58 @@ class Chunker(nn.Module):
         return sums[:num_concepts].to(x.dtype), sums[num_concepts:]
 
 
-def _normalized(x: Float[Tensor, "n d"], weight: Float[Tensor, "d d"]) -> Float[Tensor, "n d"]:
+class _Unit(torch.autograd.Function):
+    """Vectors of length 1, as F.normalize, with half of its passes over memory in backward."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min_(EPS)
+        unit = x / norm
+        ctx.save_for_backward(unit, norm)
+        return unit
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        unit, norm = ctx.saved_tensors
+        along = (grad * unit).sum(-1, keepdim=True)
+        return torch.addcmul(grad, unit, along, value=-1).div_(norm)
+
+
+class _Similarity(torch.autograd.Function):
+    """The cosine of each query with the key of the row before it, 0 for the first row; and the queries at length 1.
+
+    Keys have length 1 already. No shifted copy is made, and backward knows each gradient's part along the query.
+    """
+
+    @staticmethod
+    def forward(ctx, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
+        norm = torch.linalg.vector_norm(queries, dim=-1, keepdim=True).clamp_min_(EPS)
+        unit = queries / norm
+        cosine = queries.new_zeros(len(queries))
+        cosine[1:] = (unit[1:] * keys[:-1]).sum(-1)
+        ctx.save_for_backward(unit, norm, keys, cosine)
+        ctx.mark_non_differentiable(unit)
+        ctx.set_materialize_grads(False)  # or zeros would be made for `unit`
+        return cosine, unit
+
+    @staticmethod
+    def backward(ctx, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[no-untyped-def]
+        if grad is None:
+            return None, None
+        unit, norm, keys, cosine = ctx.saved_tensors
+        query_grad, key_grad = torch.empty_like(unit), torch.empty_like(keys)
+        query_grad[0], key_grad[-1] = 0, 0
+        share = grad[1:, None] / norm[1:]
+        along = share * cosine[1:, None]
+        torch.mul(keys[:-1], share, out=query_grad[1:]).addcmul_(unit[1:], along, value=-1)
+        torch.mul(unit[1:], grad[1:, None], out=key_grad[:-1])
+        return query_grad, key_grad
+
+
+def _project(x: Float[Tensor, "n d"], weight: Float[Tensor, "d d"]) -> Float[Tensor, "n d"]:
     precise = torch.promote_types(x.dtype, torch.float32)
     with torch.autocast(x.device.type, enabled=False):
-        return F.normalize(F.linear(x.to(precise), weight.to(precise)), dim=-1, eps=1e-12)
+        return F.linear(x.to(precise), weight.to(precise))
 
 
 def find_boundaries(

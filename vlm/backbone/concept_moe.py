@@ -8,15 +8,16 @@ It knows nothing of images or text, beyond counting them apart. Source: ConceptM
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vlm.backbone.block import Block, BlockConfig, Stream
+from vlm.backbone.block import Block, BlockConfig, Stream, check_cpp_compiler
 from vlm.backbone.cache import Cache, KeyValues
-from vlm.backbone.chunk import THRESHOLD, Chunker, Chunks, confidence, draw_boundaries, find_boundaries, smooth
+from vlm.backbone.chunk import THRESHOLD, Chunker, Chunks, confidence, draw_boundaries, find_boundaries, smooth, weigh
 from vlm.backbone.config import BackboneConfig
 from vlm.backbone.continuation import continue_concepts
 from vlm.backbone.documents import Documents
@@ -57,6 +58,23 @@ class ConceptMoE(nn.Module):
         self.project_out = nn.Linear(wide, config.width, bias=False) if wide != config.width else None
         self.norm = RMSNorm(config.width, config.norm_eps)
         self.reset_parameters()
+
+    def compile_blocks(self, **options: Any) -> None:
+        """Run each block through torch.compile from now on; one graph serves rows of any documents.
+
+        Args:
+            options: those of torch.compile, such as `backend`.
+
+        Raises:
+            ValueError: the backend needs a C++ compiler and there is none.
+        """
+        if options.get("backend", "inductor") == "inductor":
+            check_cpp_compiler()
+        # All blocks share one function, which else is compiled 8 times at most: three kinds, in training and evaluation,
+        # for one token and for more, are 12.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 32)
+        for block in (*self.encoder, *self.concept, *self.decoder):
+            block.compile_rows(**options)
 
     def reset_parameters(self) -> None:
         """Normal weights; those that write to the stream are smaller, so that its size does not grow with depth."""
@@ -117,7 +135,7 @@ class ConceptMoE(nn.Module):
         views = smooth(self.run_concepts(concepts, stream, routings), prob[boundary])
         concept_of_token = closes.cumsum(0) - 1
         seen, added = self._split_views(views.to(x.dtype).index_select(0, concept_of_token))
-        x = x + added * confidence(prob, closes).to(x.dtype)[:, None]
+        x = x + weigh(added, confidence(prob, closes))
         x = self._run(self.decoder, x, tokens, routings, seen)
 
         losses, load = routing_losses(routings, x, self._counts_over_ranks)

@@ -15,6 +15,13 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 
+def upload(host: Tensor, device: torch.device | str | None) -> Tensor:
+    """The same values on `device`, without a wait for what the device has yet to do: a copy from pageable memory is one."""
+    if device is None or torch.device(device).type != "cuda":
+        return host.to(device)
+    return host.pin_memory().to(device, non_blocking=True)
+
+
 @dataclass(frozen=True)
 class Buckets:
     """Documents of about equal length side by side: padded blocks that one attention call each can work on."""
@@ -23,6 +30,11 @@ class Buckets:
     place: Int[Tensor, " n"]  # where each packed row goes in the blocks, laid end to end
     num_places: int
     is_packed: bool  # True where the blocks, laid end to end, are the packed row itself
+
+    @cached_property
+    def plan(self) -> Int[Tensor, " _"]:
+        """`is_packed` and the shapes one after another, on the CPU: torch.compile makes no graph for each of them."""
+        return torch.tensor([int(self.is_packed), *(size for shape in self.shapes for size in shape)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,13 +55,13 @@ class Documents:
         if not host or min(host) < 1:
             raise ValueError(f"a packed row needs one document or more, each of at least 1 token; got lengths {host}")
         ends = np.cumsum(host)
-        return cls(host, torch.from_numpy(ends - np.asarray(host)).to(device))
+        return cls(host, upload(torch.from_numpy(ends - np.asarray(host)), device))
 
     def to(self, device: torch.device | str) -> "Documents":
         """The same documents with their index tensors on `device`; itself where they already are."""
         if self.starts.device == torch.device(device):
             return self
-        return Documents(self.lengths, self.starts.to(device))
+        return Documents.from_lengths(self.lengths, device)
 
     @property
     def num_tokens(self) -> int:
@@ -64,10 +76,13 @@ class Documents:
         return max(self.lengths)
 
     @cached_property
+    def _device_lengths(self) -> Int[Tensor, " s"]:
+        return upload(torch.tensor(self.lengths), self.starts.device)
+
+    @cached_property
     def ends(self) -> Int[Tensor, " s"]:
         """Index just past each document's last row."""
-        lengths = torch.tensor(self.lengths, device=self.starts.device)
-        return self.starts + lengths
+        return self.starts + self._device_lengths
 
     @cached_property
     def boundaries(self) -> Int[Tensor, " s_plus_1"]:
@@ -76,9 +91,8 @@ class Documents:
 
     @cached_property
     def document_of_token(self) -> Int[Tensor, " n"]:
-        lengths = torch.tensor(self.lengths, device=self.starts.device)
         index = torch.arange(self.num_documents, device=self.starts.device)
-        return index.repeat_interleave(lengths, output_size=self.num_tokens)
+        return index.repeat_interleave(self._device_lengths, output_size=self.num_tokens)
 
     @cached_property
     def offset_in_document(self) -> Int[Tensor, " n"]:
@@ -115,4 +129,4 @@ class Documents:
         starts = np.cumsum(lengths) - lengths
         place = np.arange(lengths.sum()) + np.repeat(document_place - starts, lengths)
         is_packed = num_places == len(place) and bool((place == np.arange(len(place))).all())
-        return Buckets(tuple(shapes), torch.from_numpy(place).to(self.starts.device), num_places, is_packed)
+        return Buckets(tuple(shapes), upload(torch.from_numpy(place), self.starts.device), num_places, is_packed)

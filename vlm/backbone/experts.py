@@ -1,19 +1,19 @@
 """A feed-forward layer of experts: each token is sent to the top-k of them.
 
-Sort the (token, expert) pairs by expert, gather, one grouped product for gate and up together, SwiGLU, one grouped
-product down, and back. Names and layouts of the weights are those of Qwen3-MoE.
+The router chooses and sorts the (token, expert) pairs by expert; `dispatch.py` does the experts' work. Names and layouts
+of the weights are those of Qwen3-MoE.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from vlm.backbone.layers import SwiGLU, swiglu
+from vlm.backbone.dispatch import run_experts
+from vlm.backbone.layers import SwiGLU
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,67 +59,6 @@ class Routing:
     z: Float[Tensor, ""]  # mean of the squared log of the softmax's denominator
 
 
-@cache
-def _has_grouped_mm(device: str, dtype: torch.dtype) -> bool:
-    """Whether grouped_mm runs here, forward and backward. CPU refuses float64; versions and GPUs differ."""
-    if not hasattr(F, "grouped_mm"):
-        return False
-    try:
-        with torch.enable_grad(), torch.autocast(device, enabled=False):
-            rows = torch.ones(16, 16, device=device, dtype=dtype, requires_grad=True)
-            weight = torch.ones(2, 16, 16, device=device, dtype=dtype, requires_grad=True)
-            ends = torch.tensor([0, 16], device=device, dtype=torch.int32)
-            out = F.grouped_mm(rows, weight.transpose(-2, -1), offs=ends)
-            out.backward(torch.ones_like(out))
-    except (RuntimeError, ValueError, NotImplementedError):
-        return False
-    return True
-
-
-def grouped_linear(
-    rows: Float[Tensor, "r a"], weight: Float[Tensor, "e b a"], ends: Int[Tensor, " e"]
-) -> Float[Tensor, "r b"]:
-    """Rows sorted by expert times their expert's weight; expert i has the rows from ends[i - 1] to ends[i]."""
-    aligned = all(size * rows.element_size() % 16 == 0 for size in weight.shape[1:])
-    if aligned and len(rows) and _has_grouped_mm(rows.device.type, rows.dtype):
-        return F.grouped_mm(rows, weight.transpose(-2, -1), offs=ends)
-    # The activations are split, and the weights unbound: `weight[i]` would build a full zero gradient for each expert.
-    counts = torch.diff(ends, prepend=ends.new_zeros(1)).tolist()
-    parts = [F.linear(part, one) for part, one in zip(rows.split(counts), weight.unbind(), strict=True)]
-    return torch.cat(parts)
-
-
-class _Dispatch(torch.autograd.Function):
-    """Copy each token's vector to the rows of its experts. Backward sums them by a gather, not an index_add."""
-
-    @staticmethod
-    def forward(  # type: ignore[no-untyped-def]
-        ctx, x: Tensor, order: Tensor, row_of_pair: Tensor, top_k: int
-    ) -> Tensor:
-        ctx.save_for_backward(row_of_pair)
-        ctx.top_k = top_k
-        return x.index_select(0, order.div(top_k, rounding_mode="floor"))
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[no-untyped-def]
-        (row_of_pair,) = ctx.saved_tensors
-        return grad.index_select(0, row_of_pair).unflatten(0, (-1, ctx.top_k)).sum(1), None, None, None
-
-
-class _Return(torch.autograd.Function):
-    """Rows sorted by expert back to the order of (token, expert) pairs: a permutation, so backward is its inverse."""
-
-    @staticmethod
-    def forward(ctx, rows: Tensor, order: Tensor, row_of_pair: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(order)
-        return rows.index_select(0, row_of_pair)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
-        (order,) = ctx.saved_tensors
-        return grad.index_select(0, order), None, None
-
-
 class Router(nn.Linear):
     """Scores of the experts, at least float32; `mlp.gate` of a checkpoint."""
 
@@ -158,14 +97,7 @@ class Experts(nn.Module):
             # grouped_mm is unknown to autocast and wants one dtype for both operands.
             dtype = torch.get_autocast_dtype(x.device.type)
             x, gate_up, down = x.to(dtype), gate_up.to(dtype), down.to(dtype)
-        num_tokens, top_k = routing.chosen.shape
-        order, ends = routing.order, routing.ends
-        row_of_pair = torch.empty_like(order)
-        row_of_pair[order] = torch.arange(len(order), device=order.device)
-        rows = _Dispatch.apply(x, order, row_of_pair, top_k)
-        rows = grouped_linear(swiglu(grouped_linear(rows, gate_up, ends)), down, ends)
-        pairs = _Return.apply(rows, order, row_of_pair).view(num_tokens, top_k, -1)
-        return torch.bmm(routing.weight.to(pairs.dtype)[:, None], pairs).squeeze(1)
+        return run_experts(x, routing.weight, routing.order, routing.ends, gate_up, down)
 
 
 class SparseFeedForward(nn.Module):

@@ -47,14 +47,15 @@ def ratio_losses(
         counts = counts.clone()
         torch.distributed.all_reduce(counts)
     column = 1 if config.ratio_share == "threshold" else 2
-    groups = [[0, 1]] if config.compression_image is None else [[0], [1]]
+    # Slices: a list as index would be copied to the device, for which the host waits.
+    groups = [slice(0, 2)] if config.compression_image is None else [slice(0, 1), slice(1, 2)]
     losses = {}
     for (name, target), group in zip(config.targets.items(), groups, strict=True):
         share = counts[group, column].sum().to(prob.dtype) / counts[group, 0].sum().clamp(min=1)
         num_tokens = num_local[group].sum()
-        mine = torch.ones_like(drawn) if len(group) == 2 else kinds[group[0]]
+        mine = kinds[group].any(0)
         mean_prob = (prob * mine).sum() / num_tokens.clamp(min=1)
         ranks = torch.distributed.get_world_size() if over_ranks else 1
-        portion = ranks * num_tokens / counts[group, 0].sum().clamp(min=1)
+        portion = ranks * num_tokens.to(prob.dtype) / counts[group, 0].sum().clamp(min=1)
         losses[name] = _ratio_loss(mean_prob, share, target) * portion
     return losses, counts[:, :2]

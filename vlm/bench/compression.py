@@ -14,7 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlm.backbone import BackboneConfig, BackboneOutput, ChunkConfig, ConceptMoE, Documents, ExpertsConfig, RatioController
+from vlm.backbone import (
+    BackboneConfig,
+    BackboneOutput,
+    ChunkConfig,
+    ConceptMoE,
+    Documents,
+    ExpertsConfig,
+    RatioController,
+)
 
 NUM_LETTERS, NUM_WORDS = 24, 24
 BINS = 20
@@ -94,12 +102,14 @@ def hold(
     draw = random.Random(seed)
     model = ToyModel(ChunkConfig(compression=target, ratio_share="drawn" if weight is not None else "threshold"))
     controller = RatioController(target) if weight is None else None
+    strength = 0.0 if weight is None else weight
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, betas=(0.9, 0.95))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for step in range(steps):
         loss, out = _row(model, draw)
         assert out.chunks is not None
-        strength = weight if controller is None else controller.weight
+        if controller is not None:
+            strength = controller.weight
         optimizer.zero_grad()
         (loss + strength * out.losses["ratio"] + 0.01 * out.losses["balance"]).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

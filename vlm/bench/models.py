@@ -43,7 +43,9 @@ class Row:
 
     @classmethod
     def random(cls, num_documents: int, length: int, device: torch.device) -> "Row":
-        ids = torch.randint(VOCABULARY, (num_documents * length,), generator=torch.Generator().manual_seed(0)).to(device)
+        ids = torch.randint(VOCABULARY, (num_documents * length,), generator=torch.Generator().manual_seed(0)).to(
+            device
+        )
         documents = Documents.from_lengths([length] * num_documents, device)
         return cls(ids, ids.roll(-1).index_fill(0, documents.ends - 1, -100), documents)
 
@@ -97,9 +99,11 @@ class Peer(nn.Module):
         try:
             from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
         except ImportError as error:
-            raise ImportError("the comparison with transformers needs the extra [hf]: pip install conceptvlm[hf]") from error
+            raise ImportError(
+                "the comparison with transformers needs the extra [hf]: pip install conceptvlm[hf]"
+            ) from error
         experts = config.experts
-        settings = Qwen3MoeConfig(
+        settings = Qwen3MoeConfig(  # type: ignore[call-arg]  # head_dim is taken, but not declared
             vocab_size=VOCABULARY,
             hidden_size=config.width,
             num_hidden_layers=config.num_layers,

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from vlm.backbone import BackboneConfig, ChunkConfig, ConceptMoE, Documents, ExpertsConfig
 from vlm.backbone.attend import attend
@@ -56,11 +56,14 @@ def backward(run: Callable[[], Tensor], inputs: list[Tensor]) -> Run:
 
 
 def experts(num_tokens: int, width: int, num_experts: int, top_k: int, hidden: int, device: torch.device) -> Pair:
-    """Experts with their router beside six dense products over as many rows as there are (token, expert) pairs."""
+    """Experts beside six dense products over as many rows as there are (token, expert) pairs; the router is left out."""
     layer = SparseFeedForward(width, ExpertsConfig(num_experts=num_experts, top_k=top_k, hidden=hidden)).to(device)
     for parameter in layer.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
     x = torch.randn(num_tokens, width, device=device, requires_grad=True)
+    routing = layer.gate.choose(x.detach())
+    weight = routing.weight.detach().requires_grad_()
+    routing = replace(routing, weight=weight)
     num_rows = num_tokens * top_k
     rows, inner, middle, out = (
         torch.randn(num_rows, size, device=device) for size in (width, 2 * hidden, hidden, width)
@@ -68,26 +71,27 @@ def experts(num_tokens: int, width: int, num_experts: int, top_k: int, hidden: i
     gate_up, down = torch.randn(2 * hidden, width, device=device), torch.randn(width, hidden, device=device)
 
     def products() -> None:
-        for x, weight, grad in ((rows, gate_up, inner), (middle, down, out)):
-            _ = x @ weight.T, grad @ weight, grad.T @ x
+        for left, right, grad in ((rows, gate_up, inner), (middle, down, out)):
+            _ = left @ right.T, grad @ right, grad.T @ left
 
+    inputs = [x, weight, *layer.experts.parameters()]
     name = f"experts, {num_tokens} x {width}, top-{top_k} of {num_experts} x {hidden}"
-    return Pair(name, "dense products", backward(lambda: layer(x)[0], [x, *layer.parameters()]), products)
+    return Pair(name, "dense products", backward(lambda: layer.experts(x, routing), inputs), products)
 
 
 def attention(num_documents: int, device: torch.device, num_tokens: int = 4096) -> Pair:
     """Six heads of 64 over documents of one length beside attention with a dense mask."""
     documents = Documents.from_lengths([num_tokens // num_documents] * num_documents, device)
-    heads = [torch.randn(num_tokens, 6, 64, device=device, requires_grad=True) for _ in range(3)]
+    q, k, v = heads = [torch.randn(num_tokens, 6, 64, device=device, requires_grad=True) for _ in range(3)]
     document, token = documents.document_of_token, torch.arange(num_tokens, device=device)
     sees = (document[:, None] == document) & (token[:, None] >= token)
 
     def masked() -> Tensor:
-        q, k, v = (part.transpose(0, 1)[None] for part in heads)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=sees)
+        query, key, value = (part.transpose(0, 1)[None] for part in heads)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=sees)
 
     name = f"attention, {num_tokens} tokens in {num_documents} documents"
-    return Pair(name, "dense mask", backward(lambda: attend(*heads, documents), heads), backward(masked, heads))
+    return Pair(name, "dense mask", backward(lambda: attend(q, k, v, documents), heads), backward(masked, heads))
 
 
 def smoothing(device: torch.device, num_concepts: int = 4096, width: int = 384) -> Pair:
@@ -146,9 +150,12 @@ class _NoLayers(ConceptMoE):
 def chunker(device: torch.device, num_tokens: int = 2048) -> Pair:
     """What chunking costs beside the step that it is in: 12 layers, without head and optimizer."""
     whole = ConceptMoE(STEP).to(device)
+    # Its last norm stands behind the decoder.
     alone = _NoLayers(replace(STEP, encoder_layers=0, concept_layers=1, decoder_layers=0)).to(device)
+    alone.norm = nn.Identity()  # type: ignore[assignment]
     documents = Documents.from_lengths([num_tokens // 8] * 8, device)
     x = torch.randn(num_tokens, STEP.width, device=device, requires_grad=True)
+    grad, one = torch.randn_like(x), torch.ones((), device=device)
 
     def step(backbone: ConceptMoE) -> Run:
         learning = [x, *(p for name, p in backbone.named_parameters() if name.startswith("chunker"))]
@@ -157,8 +164,7 @@ def chunker(device: torch.device, num_tokens: int = 2048) -> Pair:
 
         def run() -> Any:
             out = backbone(x, documents)
-            total = out.hidden.sum() + torch.stack(list(out.losses.values())).sum()
-            return torch.autograd.grad(total, learning)
+            return torch.autograd.grad([out.hidden, out.losses["ratio"]], learning, [grad, one], allow_unused=True)
 
         return run
 

@@ -16,7 +16,7 @@ from vlm.backbone import BackboneConfig
 from vlm.backbone.cost import count_parameters, flops_per_token
 from vlm.bench.memory import peak_mib
 from vlm.bench.models import PLAIN, VOCABULARY, Ours, Row, builders, variants
-from vlm.bench.timing import Timing, interleave
+from vlm.bench.timing import interleave
 
 LIMIT = "products alone"
 
@@ -118,11 +118,11 @@ def measure_training(
     models = {}
     for name, build in builders(compression, with_peer).items():
         torch.manual_seed(0)
-        models[name] = build().to(device).train()
-        if compiled and isinstance(models[name], Ours):
-            models[name].backbone.compile_blocks()
+        model = models[name] = build().to(device).train()
+        if compiled and isinstance(model, Ours):
+            model.backbone.compile_blocks()
         elif compiled:
-            models[name].compile()
+            model.compile()
     runs = {name: train_step(model, row, dtype) for name, model in models.items()}
     times = interleave({LIMIT: limit_step(PLAIN, row, dtype), **runs}, rounds=rounds, device=device, progress=progress)
     rate = step_flops(PLAIN, row) / times[LIMIT].median

@@ -32,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             kind.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="bf16: under autocast")
             kind.add_argument("--compile", action="store_true", help="run blocks through torch.compile")
             kind.add_argument("--no-peer", action="store_true", help="leave transformers out")
-            kind.add_argument("--no-memory", action="store_true", help="leave out peak memory, which runs each model again")
+            kind.add_argument(
+                "--no-memory", action="store_true", help="leave out peak memory, which runs each model again"
+            )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,7 +48,9 @@ def run(args: argparse.Namespace) -> int:
     if args.what == "compression":
         device = torch.device("cpu")
     results, table = {"train": train, "parts": parts, "compression": compression}[args.what](args, device)
-    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} thread(s)"
+    machine = (
+        torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} thread(s)"
+    )
     about = {"torch": torch.__version__, "python": platform.python_version(), "device": machine}
     if args.json:
         print(json.dumps({**about, "results": [asdict(result) for result in results]}, indent=1))

@@ -51,7 +51,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
 
 def answered_cross_entropy(
-    hidden: Float[Tensor, "n d"], labels: Int[Tensor, " n"], weight: Float[Tensor, "v d"], chunk: int = 2048
+    hidden: Float[Tensor, "n d"],
+    labels: Int[Tensor, " n"],
+    weight: Float[Tensor, "v d"],
+    num_answered: int | None = None,
+    chunk: int = 2048,
 ) -> Float[Tensor, ""]:
     """Sum of the cross entropies of the tokens that have a label, in nats.
 
@@ -59,10 +63,13 @@ def answered_cross_entropy(
         hidden: last hidden vectors, one for each token.
         labels: the next token, or IGNORED.
         weight: the head; rows are vocabulary entries.
+        num_answered: how many labels are not IGNORED; where None they are counted, for which the host waits.
         chunk: rows of logits held at once.
     """
-    answered = (labels != IGNORED).nonzero().squeeze(1)
-    chosen = hidden[answered]
+    is_answered = labels != IGNORED
+    size = int(is_answered.sum()) if num_answered is None else num_answered
+    answered = torch.nonzero_static(is_answered, size=size).squeeze(1)
+    chosen = hidden.index_select(0, answered)
     if torch.is_autocast_enabled(hidden.device.type):
         chosen = chosen.to(torch.get_autocast_dtype(hidden.device.type))
     elif chosen.dtype != weight.dtype:

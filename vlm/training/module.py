@@ -41,6 +41,8 @@ class VLMTrainingModule(LightningModule):
         feature_cache: folder for the features of a frozen encoder, `auto` for the user's cache folder; null encodes every picture each time.
         hold_compression: let a controller move the weight of the ratio loss so that the target is held in evaluation mode; false keeps the
             constant weight of the paper.
+        compile_blocks: run the backbone's blocks through torch.compile; needs a C++ compiler, and some minutes at the start.
+        recompute_blocks: keep only the blocks' inputs for the backward pass and compute the rest again: less memory, a third more work.
     """
 
     def __init__(
@@ -50,9 +52,14 @@ class VLMTrainingModule(LightningModule):
         freeze: list[str] | None = None,
         feature_cache: str | None = None,
         hold_compression: bool = True,
+        compile_blocks: bool = False,
+        recompute_blocks: bool = False,
     ) -> None:
         super().__init__()
         self.vlm = VisionLanguageModel(config)
+        self.vlm.backbone.recompute_blocks = recompute_blocks
+        if compile_blocks:
+            self.vlm.backbone.compile_blocks()
         self.optimizer_config = optimizer
         self.freeze_parts(freeze or [])
         if feature_cache is not None and (
@@ -71,7 +78,7 @@ class VLMTrainingModule(LightningModule):
             else {}
         )
         self.seed = 0
-        self._answered = torch.zeros((), dtype=torch.float64)  # over the accumulated micro-batches of this rank
+        self._answered: Tensor | float = 0.0  # over the accumulated micro-batches of this rank
         self._micro_batch = 0  # of the step
 
     def freeze_parts(self, names: list[str]) -> None:
@@ -123,9 +130,10 @@ class VLMTrainingModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Sum of the losses of this rank's micro-batch, with what is to be watched."""
         out = self.vlm(batch)
-        cross_entropy = answered_cross_entropy(out.hidden, batch.labels, self.vlm.embed.weight)
-        answered = torch.tensor(float(batch.num_answered), dtype=torch.float64, device=cross_entropy.device)
-        self._answered = self._answered.to(answered.device) + answered
+        cross_entropy = answered_cross_entropy(out.hidden, batch.labels, self.vlm.embed.weight, batch.num_answered)
+        # Filled there, not copied from here: a copy would wait for the device.
+        answered = torch.full((), float(batch.num_answered), dtype=torch.float64, device=cross_entropy.device)
+        self._answered = self._answered + answered
         everywhere = all_sum(answered.clone())
         auxiliary = self.auxiliary_loss(out)
         # The mean over ranks of `auxiliary` is that of all tokens together; it counts once for each answered token of the step.
@@ -155,6 +163,7 @@ class VLMTrainingModule(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Turn the gradient of sums into that of the mean over all answered tokens of the step. Runs before clipping."""
+        assert isinstance(self._answered, Tensor)
         total = all_sum(self._answered)
         # DDP averaged over ranks and Lightning divided by the accumulated batches: both are undone here.
         scale = num_ranks() * self.trainer.accumulate_grad_batches / total.clamp(min=1)
@@ -162,13 +171,13 @@ class VLMTrainingModule(LightningModule):
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     parameter.grad.mul_(scale.to(parameter.grad))
-        self._answered = torch.zeros((), dtype=torch.float64)
+        self._answered = 0.0
         self._micro_batch = 0
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Loss and compression in evaluation mode, summed; `watch` adds them up."""
         out = self.vlm(batch)
-        cross_entropy = answered_cross_entropy(out.hidden, batch.labels, self.vlm.embed.weight)
+        cross_entropy = answered_cross_entropy(out.hidden, batch.labels, self.vlm.embed.weight, batch.num_answered)
         return {"cross_entropy": cross_entropy} | watched(out)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -1,10 +1,15 @@
+from typing import Any
+
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from vlm.backbone import Documents
-from vlm.backbone.attention import Attention, attend
+from vlm.backbone import attend as attending
+from vlm.backbone.attend import attend
+from vlm.backbone.attention import Attention
 from vlm.backbone.layers import Rotary, rotate
 
 
@@ -42,6 +47,45 @@ def test_gradients_of_attention_in_blocks_equal_those_of_the_loop() -> None:
     fast = torch.autograd.grad(attend(*heads, documents), heads, out_grad)
     slow = torch.autograd.grad(attend_by_loop(*heads, documents), heads, out_grad)
     torch.testing.assert_close(fast, slow)
+
+
+def test_attention_without_the_fused_kernel_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs in float32 on a GPU: backward computes the maps again."""
+    documents = Documents.from_lengths([3, 30, 1, 12])
+    heads = random_heads(documents.num_tokens)
+    out_grad = torch.randn(documents.num_tokens, 4, 8, dtype=torch.float64)
+    fused = torch.autograd.grad(attend(*heads, documents), heads, out_grad)
+    monkeypatch.setattr(attending, "_has_flash", lambda device, dtype: False)
+    monkeypatch.setattr(attending, "STRIP", 8)
+    torch.testing.assert_close(torch.autograd.grad(attend(*heads, documents), heads, out_grad), fused)
+
+
+@pytest.mark.parametrize("fewer", [True, False], ids=["takes fewer key heads", "wants as many"])
+def test_the_kernel_of_variable_lengths_gets_the_documents(monkeypatch: pytest.MonkeyPatch, fewer: bool) -> None:
+    """A CPU has no such kernel: the loop stands in for it."""
+    documents = Documents.from_lengths([3, 30, 1])
+    heads = random_heads(documents.num_tokens)
+
+    def kernel(
+        q: Tensor, k: Tensor, v: Tensor, ends: Tensor, key_ends: Tensor, longest: int, *_: int, **how: Any
+    ) -> Tensor:
+        assert how == {"window_size": (-1, 0), **({"enable_gqa": True} if fewer else {})}
+        assert (ends.dtype, longest) == (torch.int32, 30)
+        assert fewer or q.shape == k.shape
+        return attend_by_loop(q, k, v, Documents.from_lengths(torch.diff(ends).tolist()))
+
+    monkeypatch.setattr(attending, "VARLEN", (kernel, {"window_size": (-1, 0)}, fewer))
+    layout = attending.Ragged(documents.boundaries, torch.empty(()).expand(documents.longest))
+    torch.testing.assert_close(attend(*heads, layout), attend_by_loop(*heads, documents))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch's own check reads it
+@pytest.mark.parametrize("lengths", [[4, 9], [5, 5]])
+def test_the_operation_holds_to_the_rules_of_torch_library(lengths: list[int]) -> None:
+    documents = Documents.from_lengths(lengths)
+    blocks = attending.lay_out(documents, torch.empty(()))
+    assert isinstance(blocks, attending.Blocks)
+    torch.library.opcheck(torch.ops.conceptvlm.attend.default, (*random_heads(documents.num_tokens), *blocks))
 
 
 def test_equal_positions_on_three_axes_are_one_axis() -> None:

@@ -3,7 +3,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vlm.backbone import dispatch
 from vlm.backbone.experts import ExpertsConfig, SparseFeedForward
+from vlm.backbone.grouped import can_group
 
 
 def layer_of(num_experts: int = 5, top_k: int = 2, normalize: bool = True, width: int = 16) -> SparseFeedForward:
@@ -52,10 +54,57 @@ def test_an_expert_without_tokens_is_no_fault() -> None:
     torch.testing.assert_close(layer(x)[0], experts_by_loop(layer, x))
 
 
-def test_a_width_that_grouped_products_refuse_gives_the_same_result() -> None:
-    layer = layer_of(width=10)
-    x = torch.randn(20, 10)
-    torch.testing.assert_close(layer(x)[0], experts_by_loop(layer, x))
+@pytest.mark.parametrize("num_tokens", [1, 37])
+def test_experts_by_grouped_products_equal_a_loop_over_tokens(monkeypatch: pytest.MonkeyPatch, num_tokens: int) -> None:
+    """What runs on a GPU; a CPU has it for float32."""
+    monkeypatch.setattr(dispatch, "runs_grouped", lambda *_: True)
+    layer, x = layer_of(), torch.randn(num_tokens, 16, requires_grad=True)
+    inputs, out_grad = [x, *layer.parameters()], torch.randn(num_tokens, 16)
+    fast, slow = layer(x)[0], experts_by_loop(layer, x)
+    torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-5)
+    grads = torch.autograd.grad(fast, inputs, out_grad), torch.autograd.grad(slow, inputs, out_grad)
+    torch.testing.assert_close(*grads, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.gpu
+def test_a_width_that_grouped_products_refuse_runs_without_them() -> None:
+    x, weight = torch.randn(20, 10, device="cuda", dtype=torch.bfloat16), torch.empty(2, 8, 10, device="cuda")
+    assert not can_group(x, weight)
+
+
+def test_experts_of_more_rows_than_a_piece_equal_a_loop_over_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "PIECE_ROWS", 3)
+    layer, x = layer_of().double(), torch.randn(37, 16, dtype=torch.float64, requires_grad=True)
+    inputs, out_grad = [x, *layer.parameters()], torch.randn(37, 16, dtype=torch.float64)
+    grads = [torch.autograd.grad(out, inputs, out_grad) for out in (layer(x)[0], experts_by_loop(layer, x))]
+    torch.testing.assert_close(*grads)
+
+
+@pytest.mark.parametrize("few", [0, 64], ids=["expert by expert", "grouped"])
+def test_without_gradients_the_result_is_the_same(monkeypatch: pytest.MonkeyPatch, few: int) -> None:
+    monkeypatch.setattr(dispatch, "FEW_ROWS", few)
+    layer, x = layer_of(), torch.randn(37, 16)
+    with torch.no_grad():
+        alone = layer(x)[0]
+    torch.testing.assert_close(alone, layer(x)[0])
+
+
+def test_frozen_experts_pass_the_gradient_on() -> None:
+    layer, x = layer_of().double(), torch.randn(9, 16, dtype=torch.float64, requires_grad=True)
+    layer.experts.requires_grad_(False)
+    grads = [torch.autograd.grad(out.sum(), x) for out in (layer(x)[0], experts_by_loop(layer, x))]
+    torch.testing.assert_close(*grads)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch's own check reads it
+@pytest.mark.parametrize("learns", [True, False])
+def test_the_operations_hold_to_the_rules_of_torch_library(learns: bool) -> None:
+    layer, x = layer_of().double(), torch.randn(9, 16, dtype=torch.float64, requires_grad=True)
+    layer.experts.requires_grad_(learns)
+    routing, experts = layer.gate.choose(x.detach()), layer.experts
+    weight = routing.weight.detach().requires_grad_()
+    args = (x, weight, routing.order, routing.ends, experts.gate_up_proj, experts.down_proj, True)
+    torch.library.opcheck(torch.ops.conceptvlm.experts.default, args)
 
 
 def test_load_counts_the_tokens_of_each_expert() -> None:

@@ -48,6 +48,15 @@ def test_smoothing_in_float32_stays_within_rounding() -> None:
     torch.testing.assert_close(smooth(concepts, prob).double(), exact, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("least", "most", "tolerance"), [(0.5, 1.0, 1e-6), (0.0, 1e-4, 2e-5)])
+def test_smoothing_in_float32_over_4096_concepts_is_near_float64(least: float, most: float, tolerance: float) -> None:
+    torch.manual_seed(0)
+    concepts, prob = torch.randn(4096, 384), least + (most - least) * torch.rand(4096)
+    prob[0] = 1.0
+    exact = smooth(concepts.double(), prob.double())  # itself held to the recurrence above
+    assert (smooth(concepts, prob).double() - exact).abs().max() <= tolerance
+
+
 def test_smoothing_of_bfloat16_concepts_keeps_its_state_in_float32() -> None:
     concepts, prob = torch.randn(500, 4, dtype=torch.bfloat16), torch.rand(500) * 1e-3
     prob[0] = 1.0

@@ -14,7 +14,7 @@ def test_chunked_loss_and_gradients_equal_plain_cross_entropy(chunk: int) -> Non
     labels[::3] = IGNORED
     expected = F.cross_entropy(hidden @ weight.T, labels, ignore_index=IGNORED, reduction="sum")
     expected_grads = torch.autograd.grad(2.5 * expected, [hidden, weight])
-    loss = answered_cross_entropy(hidden, labels, weight, chunk)
+    loss = answered_cross_entropy(hidden, labels, weight, 13, chunk)
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(torch.autograd.grad(2.5 * loss, [hidden, weight]), expected_grads)
 

@@ -39,3 +39,23 @@ def test_optimizer_leaves_frozen_parameters_out() -> None:
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     assert held == {id(p) for p in model[1].parameters()}
     assert isinstance(optimizer, torch.optim.AdamW)
+
+
+def test_the_fused_optimizer_steps_as_the_plain_one_does() -> None:
+    torch.manual_seed(0)
+    model, config = nn.Linear(30, 20), OptimizerConfig(lr=1e-2, warmup_steps=0)
+    fused, _ = build_optimizer(model, config, max_steps=5)
+    assert fused.defaults["fused"]
+    plain_weights = [p.detach().clone().requires_grad_() for p in model.parameters()]
+    plain = torch.optim.AdamW(
+        [{"params": [plain_weights[0]], "weight_decay": 0.1}, {"params": [plain_weights[1]], "weight_decay": 0.0}],
+        lr=1e-2,
+        betas=config.betas,
+    )
+    for _ in range(5):
+        for p, twin in zip(model.parameters(), plain_weights, strict=True):
+            p.grad = torch.randn_like(p)
+            twin.grad = p.grad.clone()
+        fused.step()
+        plain.step()
+    torch.testing.assert_close(list(model.parameters()), plain_weights)
