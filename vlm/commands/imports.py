@@ -1,5 +1,6 @@
 """Imports in less time: they are most of what a user waits for before the first step."""
 
+import atexit
 import gc
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ def collector_paused() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+        # What is frozen is not taken apart at exit either, of which triton's binding complains on pages.
+        atexit.register(gc.unfreeze)
 
 
 @contextmanager
