@@ -17,13 +17,13 @@ _NAMED = 5  # skipped records that are named below the table; result.json names 
 _STYLE = """
 .scores{border-collapse:collapse;width:100%;font:14px/1.45 system-ui,sans-serif;font-variant-numeric:tabular-nums;
 --good:#2f7d55;--poor:#a8503f;--plain:#66707c;--line:#8883}
-.scores th{font-weight:600;text-align:right;padding:6px 10px;border-bottom:1px solid var(--line);white-space:nowrap}
-.scores td{text-align:right;padding:7px 10px;border-bottom:1px solid var(--line);white-space:nowrap}
+.scores th{font-weight:600;text-align:right;padding:6px 8px;border-bottom:1px solid var(--line);white-space:nowrap}
+.scores td{text-align:right;padding:7px 8px;border-bottom:1px solid var(--line);white-space:nowrap}
 .scores th:first-child,.scores td:first-child{text-align:left;padding-left:0}
 .scores th:nth-child(5){text-align:center}
 .scores b{font-weight:650}.scores .soft{color:var(--plain)}
 .scores .good{color:var(--good)}.scores .poor{color:var(--poor)}.scores .plain{color:var(--plain)}
-.scores svg{display:block;min-width:180px;width:100%;height:20px}
+.scores svg{display:block;min-width:150px;width:100%;height:20px}
 .scores-notes{font:13px/1.5 system-ui,sans-serif;color:#66707c;margin:.6em 0 0}
 .scores-notes span{white-space:nowrap;margin-right:1.2em}
 @media (prefers-color-scheme:dark){.scores{--good:#6fc197;--poor:#dd8d7c;--plain:#9aa4b0}.scores-notes{color:#9aa4b0}}

@@ -112,7 +112,7 @@ def facts(model: "VisionLanguageModel", curves: "Mapping[str, Series]", train_s:
         "parameters learned": f"{learned / 1e6:.2f} M",
         "frozen encoder": f"{frozen / 1e6:.2f} M",
         "steps": f"{curves['train/loss'][-1][0]:,.0f}" if curves.get("train/loss") else "none",
-        "training time": f"{train_s / 60:.1f} minutes",
+        "training time": f"{train_s / 60:.1f} min",
         "validation loss": last("val/loss", ".3f"),
         "tokens per concept, text": last("val/compression_text", ".2f"),
         "tokens per concept, image": last("val/compression_image", ".2f"),

@@ -15,9 +15,9 @@ h2 { font-size:1.25rem; letter-spacing:-.01em; margin:56px 0 4px; }
 p.lead { font-size:1.08rem; color:var(--quiet); max-width:46em; margin:0; }
 p.quiet, .quiet { color:var(--quiet); }
 h2 + p.quiet { margin:.2em 0 1.2em; max-width:52em; font-size:.94rem; }
-.facts { display:grid; grid-template-columns:repeat(auto-fit,minmax(150px,1fr)); margin:32px 0 0; padding:0;
+.facts { display:grid; grid-template-columns:repeat(auto-fit,minmax(132px,1fr)); margin:32px 0 0; padding:0;
   background:var(--card); border:1px solid var(--rule); border-radius:10px; overflow:hidden; }
-.facts div { padding:13px 16px; box-shadow:1px 1px 0 0 var(--rule); }
+.facts div { padding:13px 13px; box-shadow:1px 1px 0 0 var(--rule); }
 .facts dt { font-size:.8rem; color:var(--quiet); }
 .facts dd { margin:1px 0 0; font-size:1.2rem; font-weight:620; font-variant-numeric:tabular-nums;
   letter-spacing:-.01em; }
