@@ -13,6 +13,8 @@ from data.assets.plan import Planned
 from data.assets.records import Record, SceneCanvas, presence_records, scene_records
 from data.assets.scenes import Vocabulary, clashes, vocabulary
 
+pytestmark = pytest.mark.long
+
 
 def question_and_answer(record: Record) -> tuple[str, str]:
     user, assistant = json.loads(record[1]["json"])["messages"]

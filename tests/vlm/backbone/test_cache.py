@@ -19,6 +19,8 @@ from vlm.backbone import (
     LoopConfig,
 )
 
+pytestmark = pytest.mark.long
+
 WIDTH = 16
 CONFIG = BackboneConfig(
     width=WIDTH,

@@ -22,6 +22,8 @@ from tests.vlm.backbone.kinds import (
 from vlm.backbone import ChunkConfig, ConceptMoE, Documents
 from vlm.backbone.chunk import Chunker, find_boundaries, smooth
 
+pytestmark = pytest.mark.long
+
 shares = st.sampled_from([0.0, 0.1, 0.5, 1.0])
 
 

@@ -20,6 +20,8 @@ from vlm.backbone import ChunkConfig, ConceptMoE, Documents, concept_moe
 from vlm.backbone.chunk import Chunker, draw_boundaries, smooth
 from vlm.backbone.ratio import ratio_losses
 
+pytestmark = pytest.mark.long
+
 every_kind = pytest.mark.parametrize("kind", CHUNKED)
 Cut = dict[str, object]
 NO_SMOOTHING_GRADIENT: Cut = {"smooth": lambda concepts, prob: smooth(concepts, prob.detach())}

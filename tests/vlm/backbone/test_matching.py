@@ -8,6 +8,8 @@ from vlm.backbone import BackboneConfig, ChunkConfig, ConceptConfig, ConceptMoE,
 from vlm.backbone.cost import attention, concept_parts, costs, expert_flops, layer, token_parts
 from vlm.backbone.matching import match, match_plain
 
+pytestmark = pytest.mark.long
+
 # Attention does the work of 8 experts, and 8 experts are chosen, as it must have been in the paper's Fig. 5.
 FIGURE_5 = BackboneConfig(
     width=4096,

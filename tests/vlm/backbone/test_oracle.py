@@ -11,6 +11,8 @@ from tests.vlm.backbone.kinds import KINDS, backbone_of, places, some_boundaries
 from tests.vlm.backbone.oracle import Oracle, Slow, losses_by_loop
 from vlm.backbone import BackboneOutput, ConceptMoE, Documents
 
+pytestmark = pytest.mark.long
+
 LENGTHS = [7, 1, 4]
 IS_IMAGE = torch.arange(12) % 4 == 1
 

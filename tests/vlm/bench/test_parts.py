@@ -3,6 +3,8 @@ import torch
 
 from vlm.bench.parts import Pair, attention, chunker, experts, measure
 
+pytestmark = pytest.mark.long
+
 DEVICE = torch.device("cpu")
 
 

@@ -4,6 +4,8 @@ import pytest
 
 from vlm.bench.timing import Timing, interleave
 
+pytestmark = pytest.mark.long
+
 
 def burn(seconds: float) -> None:
     end = time.process_time() + seconds

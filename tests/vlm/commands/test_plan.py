@@ -13,6 +13,8 @@ from vlm.commands.plan import read_run
 from vlm.connector import ConnectorConfig
 from vlm.model import ModelConfig, VisionLanguageModel
 
+pytestmark = pytest.mark.long
+
 Vlm = Callable[..., tuple[int, str, str]]
 BIGGER = {"concept_layers": 2, "experts": {"num_experts": 8, "top_k": 2, "hidden": 32}}
 
