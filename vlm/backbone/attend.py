@@ -94,8 +94,15 @@ def attend(
     return varlen_attn(q, k, v, ends, ends, longest, longest, **options)
 
 
+def attend_with_denominator(
+    q: Float[Tensor, "n h k"], k: Float[Tensor, "n g k"], v: Float[Tensor, "n g k"], documents: Documents
+) -> tuple[Float[Tensor, "n h k"], Float[Tensor, "n h"]]:
+    """As `attend`, with the log of each softmax's denominator; only where `has_flash` says so."""
+    return _attend(q, k, v, documents.buckets.plan, documents.buckets.place)
+
+
 @cache
-def _has_flash(device: str, dtype: torch.dtype) -> bool:
+def has_flash(device: str, dtype: torch.dtype) -> bool:
     """Whether torch's fused CPU kernel runs forward and backward, with fewer key heads than query heads."""
     if device != "cpu":
         return False
@@ -144,7 +151,7 @@ def _packed(blocks: Sequence[Tensor], place: Tensor, moved: bool) -> Tensor:
 @torch.library.custom_op("conceptvlm::attend", mutates_args=())
 def _attend(q: Tensor, k: Tensor, v: Tensor, plan: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
     blocks, moved = _by_block(plan, place, (q, k, v))
-    if _has_flash(q.device.type, q.dtype):
+    if has_flash(q.device.type, q.dtype):
         flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         seen = [flash(query, key, value, 0.0, True) for query, key, value in blocks]
         logsumexp = _packed([one.unsqueeze(-1) for _, one in seen], place, moved).squeeze(-1)
@@ -185,7 +192,7 @@ def _causal_backward(grad: Tensor, query: Tensor, key: Tensor, value: Tensor) ->
 @_attend.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, plan: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
     exact = torch.promote_types(q.dtype, torch.float32)
-    size = q.shape[:2] if _has_flash(q.device.type, q.dtype) else (0,)
+    size = q.shape[:2] if has_flash(q.device.type, q.dtype) else (0,)
     return torch.empty_like(q, memory_format=torch.contiguous_format), q.new_empty(size, dtype=exact)
 
 
@@ -193,7 +200,7 @@ def _(q: Tensor, k: Tensor, v: Tensor, plan: Tensor, place: Tensor) -> tuple[Ten
 def _attend_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, logsumexp: Tensor, plan: Tensor, place: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if _has_flash(q.device.type, q.dtype):
+    if has_flash(q.device.type, q.dtype):
         parts, moved = _by_block(plan, place, (q, k, v, out, logsumexp.unsqueeze(-1)), grad)
         backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
         grads = [backward(*five, one.squeeze(-1), 0.0, True) for *five, one in parts]

@@ -1,33 +1,17 @@
-"""The attention layer: projections, norms and rotation around `attend`, and attention within cached sequences."""
+"""The attention layer: projections, norms and rotation around `attend`."""
 
 from typing import Literal
 
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from vlm.backbone.attend import Layout, attend
-from vlm.backbone.cache import KeptLayer, Seats
 from vlm.backbone.documents import Documents
 from vlm.backbone.layers import RMSNorm, rotate
+from vlm.backbone.stored import KeptLayer
 
 QueryKeyNorm = Literal["head", "all"] | None
 AttentionBias = Literal["qkv", "qkvo"] | None
-
-
-def _attend_stored(
-    q: Float[Tensor, "n h k"], k: Float[Tensor, "s c g k"], v: Float[Tensor, "s c g k"], seats: Seats
-) -> Float[Tensor, "n h k"]:
-    """New queries over all stored keys of their own sequence."""
-    documents = seats.documents
-    place = documents.document_of_token * documents.longest + documents.offset_in_document
-    padded = q.new_zeros(documents.num_documents * documents.longest, *q.shape[1:]).index_copy_(0, place, q)
-    query = padded.unflatten(0, (documents.num_documents, documents.longest)).transpose(1, 2)
-    key, value = k.transpose(1, 2), v.transpose(1, 2)
-    seen = F.scaled_dot_product_attention(
-        query, key, value, attn_mask=seats.sees, enable_gqa=key.shape[1] != query.shape[1]
-    )
-    return seen.transpose(1, 2).flatten(0, 1).index_select(0, place)
 
 
 class Attention(nn.Module):
@@ -91,10 +75,5 @@ class Attention(nn.Module):
         if self.qk_norm == "head":
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = rotate(q, *rotary), rotate(k, *rotary)
-        if kept is None:
-            out = attend(q, k, v, documents)
-        else:
-            keys, values = kept.store(k, v)
-            seats = kept.seats
-            out = attend(q, k, v, documents) if seats.sees is None else _attend_stored(q, keys, values, seats)
+        out = attend(q, k, v, documents) if kept is None else kept.attend(q, k, v)
         return self.o_proj(out.flatten(1))

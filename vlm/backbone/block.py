@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from vlm.backbone.attend import Layout, lay_out
 from vlm.backbone.attention import Attention, AttentionBias, QueryKeyNorm
-from vlm.backbone.cache import KeptLayer, KeyValues, Seats
+from vlm.backbone.cache import KeyValues, Seats
 from vlm.backbone.documents import Documents
 from vlm.backbone.experts import ExpertsConfig, Routing, SparseFeedForward
 from vlm.backbone.layers import RMSNorm, SwiGLU
+from vlm.backbone.stored import KeptLayer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +118,10 @@ class Block(nn.Module):
     ) -> tuple[Float[Tensor, "n d"], Routing | None]:
         """Sees documents as tensors alone, so that a compiled block does not depend on their lengths."""
         x = x + self.self_attn(self.input_layernorm(x), layout, rotary, concept, kept)
-        out = self.mlp(self.post_attention_layernorm(x))
+        inner = self.post_attention_layernorm(x)
+        if self.is_sparse and kept is not None:
+            return x + self.mlp.answer(inner), None  # type: ignore[operator]
+        out = self.mlp(inner)
         if self.is_sparse:
             return x + out[0], out[1]
         return x + out, None

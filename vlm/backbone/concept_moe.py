@@ -6,7 +6,7 @@ With `concept.width` a projector lies before and behind the concept layers; with
 It knows nothing of images or text, beyond counting them apart. Source: ConceptMoE (arXiv 2601.21420).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from vlm.backbone.block import Block, BlockConfig, Stream, check_cpp_compiler
 from vlm.backbone.cache import Cache, KeyValues
 from vlm.backbone.chunk import THRESHOLD, Chunker, Chunks, confidence, draw_boundaries, find_boundaries, smooth, weigh
 from vlm.backbone.config import BackboneConfig
-from vlm.backbone.continuation import continue_concepts
+from vlm.backbone.continuation import continue_concepts, named_sequences
 from vlm.backbone.documents import Documents
 from vlm.backbone.experts import Routing, routing_losses
 from vlm.backbone.layers import RMSNorm, Rotary
@@ -166,44 +166,77 @@ class ConceptMoE(nn.Module):
         documents: Documents,
         cache: Cache,
         positions: Int[Tensor, " n"] | Int[Tensor, "n 3"] | None = None,
+        sequences: Sequence[int] | None = None,
     ) -> BackboneOutput:
-        """Continue every sequence of the cache by the tokens of its document, as evaluation would.
+        """Continue sequences of the cache by the tokens of one document each, as evaluation would.
 
         Equal to `forward` of the whole documents in evaluation mode, wherever they are cut. Without `positions`, they
         are counted from what the cache holds.
+
+        Args:
+            sequences: which sequence each document continues; all, in order, where None. The others stay as they are.
+
+        Raises:
+            ValueError: documents and sequences differ in number, or a sequence is unknown, named twice, or too long.
         """
-        documents = documents.to(x.device)
-        _check_rows(x, documents, self.config.width)
-        if documents.num_documents != cache.num_sequences:
-            raise ValueError(
-                f"the cache holds {cache.num_sequences} sequences but {documents.num_documents} documents came; "
-                "give one document for each sequence, in order"
-            )
-        before = torch.tensor(cache.num_tokens, device=x.device)
-        if positions is None:
-            positions = documents.offset_in_document + before[documents.document_of_token]
-        rotary = self.rotary(positions, x.dtype)
-        seats = cache.tokens.seat(documents, list(range(cache.num_sequences)))
-        tokens = Stream(documents, rotary, cache.tokens, seats)
-        x = self._run(self.encoder, x, tokens, [])
-        if self.chunker is None:
-            middle = self._ordered_concept_layers()
-            x = self._run(middle, x, tokens, [], first=len(self.encoder))
-            x = self._run(self.decoder, x, tokens, [], first=len(self.encoder) + len(middle))
-            return BackboneOutput(self.norm(x), None)
-        views, chunks = continue_concepts(self, x, documents, rotary, cache, before == 0)
-        seen, added = self._split_views(views)
-        x = self._run(self.decoder, x + added, tokens, [], seen, first=len(self.encoder))
-        return BackboneOutput(self.norm(x), chunks)
+        chosen = named_sequences(sequences, cache, documents)
+        if len(set(chosen)) < len(chosen):
+            raise ValueError(f"a sequence can be continued by one document, got {chosen}; `branch` takes several")
+        return self._continue(x, documents, cache, positions, chosen, stored=True)
 
     def step(
         self,
         x: Float[Tensor, "s d"],
         cache: Cache,
         positions: Int[Tensor, " s"] | Int[Tensor, "s 3"] | None = None,
+        sequences: Sequence[int] | None = None,
     ) -> BackboneOutput:
         """Continue every sequence by one token. Concept layers run for those alone whose token closes a concept."""
-        return self.prefill(x, Documents.from_lengths([1] * len(x), x.device), cache, positions)
+        return self.prefill(x, Documents.from_lengths([1] * len(x), x.device), cache, positions, sequences)
+
+    @torch.no_grad()
+    def branch(
+        self,
+        x: Float[Tensor, "n d"],
+        documents: Documents,
+        cache: Cache,
+        sequences: Sequence[int],
+        positions: Int[Tensor, " n"] | Int[Tensor, "n 3"] | None = None,
+    ) -> BackboneOutput:
+        """What `prefill` gives, with the cache left as it is: a sequence may be continued by several documents.
+
+        Candidates after one prompt share its keys and values, which are read once for neighbouring documents.
+        """
+        return self._continue(
+            x, documents, cache, positions, named_sequences(sequences, cache, documents), stored=False
+        )
+
+    def _continue(
+        self,
+        x: Float[Tensor, "n d"],
+        documents: Documents,
+        cache: Cache,
+        positions: Int[Tensor, " n"] | Int[Tensor, "n 3"] | None,
+        sequences: list[int],
+        stored: bool,
+    ) -> BackboneOutput:
+        documents = documents.to(x.device)
+        _check_rows(x, documents, self.config.width)
+        before = torch.tensor([cache.tokens.lengths[one] for one in sequences], device=x.device)
+        if positions is None:
+            positions = documents.offset_in_document + before[documents.document_of_token]
+        rotary = self.rotary(positions, x.dtype)
+        tokens = Stream(documents, rotary, cache.tokens, cache.tokens.seat(documents, sequences, stored))
+        x = self._run(self.encoder, x, tokens, [])
+        if self.chunker is None:
+            middle = self._ordered_concept_layers()
+            x = self._run(middle, x, tokens, [], first=len(self.encoder))
+            x = self._run(self.decoder, x, tokens, [], first=len(self.encoder) + len(middle))
+            return BackboneOutput(self.norm(x), None)
+        views, chunks = continue_concepts(self, x, documents, rotary, cache, before == 0, sequences, stored)
+        seen, added = self._split_views(views)
+        x = self._run(self.decoder, x + added, tokens, [], seen, first=len(self.encoder))
+        return BackboneOutput(self.norm(x), chunks)
 
     @property
     def num_views(self) -> int:

@@ -1,13 +1,16 @@
 """Sizes of the backbone, shared by its blocks, the backbone itself and its costs."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from types import NoneType
+from typing import Any, TypeVar, get_args
 
 from vlm.backbone.attention import AttentionBias, QueryKeyNorm
 from vlm.backbone.block import BlockConfig
 from vlm.backbone.chunk import ChunkConfig
 from vlm.backbone.experts import ExpertsConfig
+
+Config = TypeVar("Config", bound=Any)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +63,7 @@ class BackboneConfig:
     rope_theta: float = 10000.0
     norm_eps: float = 1e-6
     init_std: float = 0.02
+    max_positions: int = 32_768  # generation refuses what would go beyond; rotary positions themselves have no end
 
     def __post_init__(self) -> None:
         counts = (self.encoder_layers, self.concept_layers, self.decoder_layers)
@@ -67,6 +71,8 @@ class BackboneConfig:
             raise ValueError(
                 f"layer counts must not be negative nor all zero, got encoder, concept, decoder = {counts}"
             )
+        if self.max_positions < 1:
+            raise ValueError(f"max_positions must be at least 1, got {self.max_positions}")
         if self.chunk is not None and self.concept_layers == 0:
             raise ValueError("concept_layers is 0, so chunking would save nothing; add layers or use chunk: null")
         if self.chunk is None and self.concept_width != self.width:
@@ -142,15 +148,31 @@ class BackboneConfig:
 
 
 def backbone_config(settings: Mapping[str, Any]) -> BackboneConfig:
-    """A BackboneConfig from plain mappings, as `dataclasses.asdict` gives them and a YAML file holds them."""
+    """A BackboneConfig from plain mappings, as `dataclasses.asdict` gives them and a YAML file holds them.
+
+    Raises:
+        ValueError: names a setting that is unknown, missing, or cannot be.
+    """
+    return _from_mapping(BackboneConfig, settings, "backbone")
+
+
+def _from_mapping(kind: type[Config], settings: Any, name: str) -> Config:
+    """A config dataclass, the configs inside it included; `name` is where its settings stand."""
+    if not isinstance(settings, Mapping):
+        raise ValueError(f"{name} must be a mapping of settings, got {settings!r}")
+    known = {one.name: one for one in fields(kind)}
+    if unknown := [str(key) for key in settings if key not in known]:
+        raise ValueError(f"{name} has no setting {', '.join(unknown)}; known: {', '.join(known)}")
+    required = [key for key, one in known.items() if one.default is MISSING and one.default_factory is MISSING]
+    if missing := [key for key in required if key not in settings]:
+        raise ValueError(f"{name} lacks {', '.join(missing)}")
     given = dict(settings)
-    given["experts"] = ExpertsConfig(**given["experts"])
-    if given.get("chunk") is not None:
-        given["chunk"] = ChunkConfig(**given["chunk"])
-    if "concept" in given:
-        concept = dict(given["concept"])
-        for name, kind in (("experts", ExpertsConfig), ("loop", LoopConfig)):
-            if concept.get(name) is not None:
-                concept[name] = kind(**concept[name])
-        given["concept"] = ConceptConfig(**concept)
-    return BackboneConfig(**given)
+    for key, value in settings.items():
+        types = get_args(known[key].type) or (known[key].type,)
+        inner = [one for one in types if isinstance(one, type) and is_dataclass(one)]
+        if inner and not (value is None and NoneType in types):
+            given[key] = _from_mapping(inner[0], value, f"{name}.{key}")
+    try:
+        return kind(**given)
+    except TypeError as error:
+        raise ValueError(f"{name} has a value of a wrong type: {error}") from error

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vlm.backbone.dispatch import run_experts
+from vlm.backbone.few_rows import is_for_few, run_few
 from vlm.backbone.layers import SwiGLU
 
 
@@ -59,6 +60,13 @@ class Routing:
     z: Float[Tensor, ""]  # mean of the squared log of the softmax's denominator
 
 
+def sort_by_expert(chosen: Int[Tensor, "n top"], num_experts: int) -> tuple[Int[Tensor, " pairs"], Int[Tensor, " e"]]:
+    """(token, choice) pairs sorted by expert, and how many of them belong to each expert or one before it (int32)."""
+    expert, order = chosen.flatten().sort(stable=True)
+    experts = torch.arange(num_experts, device=chosen.device)
+    return order, torch.searchsorted(expert, experts, right=True).to(torch.int32)
+
+
 class Router(nn.Linear):
     """Scores of the experts, at least float32; `mlp.gate` of a checkpoint."""
 
@@ -66,7 +74,10 @@ class Router(nn.Linear):
         super().__init__(width, config.num_experts, bias=False)
         self.top_k, self.normalize = config.top_k, config.normalize_top_k
 
-    def choose(self, x: Float[Tensor, "n d"]) -> Routing:
+    def rank(
+        self, x: Float[Tensor, "n d"]
+    ) -> tuple[Int[Tensor, "n top"], Float[Tensor, "n top"], Float[Tensor, "n e"], Float[Tensor, "n e"]]:
+        """The chosen experts, their weights, and the scores and probabilities of all."""
         precise = torch.promote_types(x.dtype, torch.float32)
         with torch.autocast(x.device.type, enabled=False):
             scores = F.linear(x.to(precise), self.weight.to(precise))
@@ -74,10 +85,12 @@ class Router(nn.Linear):
         weight, chosen = prob.topk(self.top_k, dim=-1)
         if self.normalize:
             weight = weight / weight.sum(-1, keepdim=True)
-        expert, order = chosen.flatten().sort(stable=True)
-        experts = torch.arange(self.out_features, device=x.device)
-        ends = torch.searchsorted(expert, experts, right=True).to(torch.int32)
-        load = torch.diff(ends, prepend=ends.new_zeros(1)).to(precise)
+        return chosen, weight, scores, prob
+
+    def choose(self, x: Float[Tensor, "n d"]) -> Routing:
+        chosen, weight, scores, prob = self.rank(x)
+        order, ends = sort_by_expert(chosen, self.out_features)
+        load = torch.diff(ends, prepend=ends.new_zeros(1)).to(prob.dtype)
         z = scores.logsumexp(-1).square().mean()
         return Routing(chosen, weight, order, ends, load, prob.mean(0), z)
 
@@ -90,14 +103,20 @@ class Experts(nn.Module):
         self.gate_up_proj = nn.Parameter(torch.empty(config.num_experts, 2 * config.hidden, width))
         self.down_proj = nn.Parameter(torch.empty(config.num_experts, width, config.hidden))
 
-    def forward(self, x: Float[Tensor, "n d"], routing: Routing) -> Float[Tensor, "n d"]:
+    def forward(
+        self,
+        x: Float[Tensor, "n d"],
+        weight: Float[Tensor, "n top"],
+        order: Int[Tensor, " pairs"],
+        ends: Int[Tensor, " e"],
+    ) -> Float[Tensor, "n d"]:
         gate_up: Tensor = self.gate_up_proj
         down: Tensor = self.down_proj
         if torch.is_autocast_enabled(x.device.type):
             # grouped_mm is unknown to autocast and wants one dtype for both operands.
             dtype = torch.get_autocast_dtype(x.device.type)
             x, gate_up, down = x.to(dtype), gate_up.to(dtype), down.to(dtype)
-        return run_experts(x, routing.weight, routing.order, routing.ends, gate_up, down)
+        return run_experts(x, weight, order, ends, gate_up, down)
 
 
 class SparseFeedForward(nn.Module):
@@ -111,8 +130,17 @@ class SparseFeedForward(nn.Module):
 
     def forward(self, x: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "n d"], Routing]:
         routing = self.gate.choose(x)
-        out = self.experts(x, routing)
+        out = self.experts(x, routing.weight, routing.order, routing.ends)
         return out if self.shared_expert is None else out + self.shared_expert(x), routing
+
+    def answer(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """`forward` without what only losses need, and without gradients: prefill and decoding."""
+        chosen, weight, _, _ = self.gate.rank(x)
+        if is_for_few(x, chosen):
+            out = run_few(x, chosen, weight, self.experts.gate_up_proj, self.experts.down_proj)
+        else:
+            out = self.experts(x, weight, *sort_by_expert(chosen, self.gate.out_features))
+        return out if self.shared_expert is None else out + self.shared_expert(x)
 
 
 def routing_losses(

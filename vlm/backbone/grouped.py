@@ -20,7 +20,8 @@ def _has_grouped_mm(device: str, dtype: torch.dtype) -> bool:
     if not hasattr(F, "grouped_mm"):
         return False
     try:
-        with torch.enable_grad(), torch.autocast(device, enabled=False):
+        # The answer is kept: asked first during inference, it must be the same.
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device, enabled=False):
             rows = torch.ones(16, 16, device=device, dtype=dtype, requires_grad=True)
             weight = torch.ones(2, 16, 16, device=device, dtype=dtype, requires_grad=True)
             ends = torch.tensor([0, 16], device=device, dtype=torch.int32)

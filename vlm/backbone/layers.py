@@ -2,13 +2,21 @@
 
 On a CPU the elementwise work of a small model costs as much as its products, so norm, rotation and SwiGLU have backward
 passes of their own: fewer passes over memory than autograd makes. Measured at 4,096 vectors of 384, forward and
-backward: the norm 3.6 instead of 11.4 ms for F.rms_norm, over heads of 64 3.9 instead of 12.8 ms.
+backward: the norm 3.6 instead of 11.4 ms for F.rms_norm, over heads of 64 3.9 instead of 12.8 ms. Decoding, one row at a time, is the other way
+round: F.rms_norm takes 9 instead of 20 microseconds.
 """
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+FEW_ROWS = 64
+
+
+def is_few(x: Tensor) -> bool:
+    """Whether these are the few rows of a decoding step, where each call of an operation costs more than its work."""
+    return not torch.is_grad_enabled() and not torch.compiler.is_compiling() and x.shape[0] <= FEW_ROWS
 
 
 class _Normalize(torch.autograd.Function):
@@ -44,6 +52,8 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Float[Tensor, "*axes d"]) -> Float[Tensor, "*axes d"]:
+        if is_few(x) and x.dtype == self.weight.dtype and x.dtype in (torch.float32, torch.float64):
+            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
         precise = x.to(torch.promote_types(x.dtype, torch.float32))
         with torch.autocast(x.device.type, enabled=False):
             return _Normalize.apply(precise, self.weight.to(precise.dtype), self.eps).to(x.dtype)
@@ -102,6 +112,8 @@ def rotate(
     x: Float[Tensor, "n h k"], cosine: Float[Tensor, "n 1 pairs"], sine: Float[Tensor, "n 1 pairs"]
 ) -> Float[Tensor, "n h k"]:
     """Turn pair i, made of entries i and i + k/2 of a head, by its angle."""
+    if is_few(x):
+        return _turn(x, cosine, sine, 1)
     return _Rotate.apply(x, cosine, sine)
 
 

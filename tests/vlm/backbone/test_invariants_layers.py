@@ -94,7 +94,7 @@ def test_a_step_runs_concept_layers_for_those_alone_whose_token_closes_a_concept
         for was, now in zip(kept, cache.concepts.keys, strict=True):
             for row in range(2):
                 if was is not None and now is not None:
-                    assert torch.equal(was[row, : before[row]], now[row, : before[row]])
+                    assert torch.equal(was[row, :, : before[row]], now[row, :, : before[row]])
     assert sum(cache.num_concepts) < 18
 
 
