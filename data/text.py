@@ -145,14 +145,62 @@ def prompt_row(
     """One user turn, opened for the assistant. With an answer: its tokens and `<|end|>` follow and carry the loss."""
     writer = _Writer("prompt", images, tokenizer, layout, 0)
     writer.token(tokenizer.bos)
-    writer.token(tokenizer.user)
-    writer.parts(content, loss=False)
-    writer.token(tokenizer.end)
-    writer.token(tokenizer.assistant)
+    writer.question(content)
     if answer is not None:
         writer.text(answer, loss=True)
         writer.token(tokenizer.end, loss=True)
     return writer.row()
+
+
+def opening_row(system: str | None, tokenizer: Tokenizer) -> Row:
+    """How a conversation begins: `<|bos|>`, and the system's turn if there is one."""
+    writer = _Writer("conversation", {}, tokenizer, None, 0)
+    writer.token(tokenizer.bos)
+    if system is not None:
+        writer.token(tokenizer.system)
+        writer.text(system, loss=False)
+        writer.token(tokenizer.end)
+    return writer.row()
+
+
+def turn_row(
+    content: Sequence[Part],
+    images: Mapping[str, bytes],
+    tokenizer: Tokenizer,
+    layout: ImageLayout | None,
+    time: int,
+) -> Row:
+    """One further user turn of a conversation, opened for the assistant.
+
+    Args:
+        time: the position of its first token, one past the largest before it.
+
+    Raises:
+        BadRecord: a picture is missing or its header is bad.
+        ValueError: there is a picture but no layout.
+    """
+    writer = _Writer("conversation", images, tokenizer, layout, 0, time)
+    writer.question(content)
+    return writer.row()
+
+
+def token_row(ids: Sequence[int], time: int) -> Row:
+    """Tokens without pictures, the first at position `time`."""
+    count = np.arange(time, time + len(ids), dtype=np.int64)
+    none = np.zeros(len(ids), dtype=np.bool_)
+    return Row(np.array(ids, dtype=np.int64), none, none, count[:, None].repeat(3, axis=1), (), "conversation")
+
+
+def join_rows(rows: Sequence[Row]) -> Row:
+    """Rows one after another as one; it has the first one's name. Their positions stay as they are."""
+    return Row(
+        np.concatenate([row.ids for row in rows]),
+        np.concatenate([row.loss for row in rows]),
+        np.concatenate([row.is_image for row in rows]),
+        np.concatenate([row.positions for row in rows]),
+        tuple(picture for row in rows for picture in row.pictures),
+        rows[0].sample_id,
+    )
 
 
 class _Writer:
@@ -165,10 +213,11 @@ class _Writer:
         tokenizer: Tokenizer,
         layout: ImageLayout | None,
         augmentation: int,
+        time: int = 0,
     ) -> None:
         self._sample_id, self._images, self._tokenizer = sample_id, images, tokenizer
         self._layout, self._augmentation = layout, augmentation
-        self._time = 0
+        self._time = time
         self._ids: list[int] = []
         self._loss: list[bool] = []
         self._is_image: list[bool] = []
@@ -187,6 +236,13 @@ class _Writer:
                 self.text(part.text, loss)
             elif part.image is not None:
                 self._picture(part.image)
+
+    def question(self, content: Sequence[Part]) -> None:
+        """A user's turn, and the mark after which the assistant speaks."""
+        self.token(self._tokenizer.user)
+        self.parts(content, loss=False)
+        self.token(self._tokenizer.end)
+        self.token(self._tokenizer.assistant)
 
     def row(self) -> Row:
         return Row(

@@ -80,7 +80,7 @@ class TimmEncoder(nn.Module):
             self._norm = norm
             try:
                 model = self._build("meta", options)
-                return options, model, self._map_shape(model, size, size)
+                return options, model, self.map_shape(model, size, size)
             except (AssertionError, RuntimeError, TypeError, ValueError) as error:
                 faults.append(f"{error}".strip().splitlines()[0] if f"{error}".strip() else type(error).__name__)
         raise ValueError(
@@ -103,8 +103,12 @@ class TimmEncoder(nn.Module):
         )
         return found
 
-    def _map_shape(self, model: Any, height: int, width: int) -> tuple[int, ...]:
-        """Shape of the feature map, by running the model on the meta device, where nothing is computed."""
+    def map_shape(self, model: Any, height: int, width: int) -> tuple[int, ...]:
+        """Shape (1, width, rows, columns) of the feature map of one picture, by a run on the meta device: nothing is computed.
+
+        Args:
+            model: the timm model, its weights on the meta device.
+        """
         with torch.no_grad():
             return tuple(self._feature_map(model.eval(), torch.empty(1, 3, height, width, device="meta")).shape)
 
@@ -112,7 +116,7 @@ class TimmEncoder(nn.Module):
         """Rows and columns of vectors; timm's own arithmetic, without weights."""
         if (height, width) not in self._grids:
             try:
-                shape = self._map_shape(self._build("meta", self._options), height, width)
+                shape = self.map_shape(self._build("meta", self._options), height, width)
             except (AssertionError, RuntimeError, ValueError) as error:
                 raise ValueError(f"timm:{self.name} takes no picture of {height} x {width} pixels: {error}") from error
             self._grids[height, width] = (shape[2], shape[3])

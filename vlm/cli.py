@@ -1,6 +1,7 @@
 """The `vlm` command: a light dispatcher. Each subcommand lives in vlm/commands and is imported only when it is called.
 
-Exit codes: 0 done, 2 the user can mend it (one line on standard error), 130 interrupted, 143 stopped by SIGTERM.
+Exit codes: 0 done, 1 done but for some of the requests, 2 the user can mend it (one line on standard error),
+130 interrupted, 143 stopped by SIGTERM.
 Set VLM_TRACEBACK=1 to see where an error came from.
 """
 
@@ -19,7 +20,9 @@ COMMANDS = {
     "fit": "train a model from a config",
     "validate": "loss and compression of a checkpoint on held-out data",
     "eval": "score a model on benchmarks",
-    "generate": "answer a prompt about pictures",
+    "compare": "put runs of two kinds side by side, seeds of each, with intervals of the difference",
+    "generate": "answer prompts, about pictures or not, one or many",
+    "chat": "talk with a model in the terminal, about pictures or not",
 }
 BY_LIGHTNING = ("fit", "validate")
 PACKAGES = ("vlm", "encoders", "data", "eval")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vlm.model import ModelConfig
 
 MODEL_FILES = ("model.safetensors", "config.yaml", "tokenizer.json")
+PARTS = {"backbone", "connector", "encoder"}  # of config.yaml; the tokenizer is the folder's own
 
 
 def require_model_folder(folder: Path) -> None:
@@ -38,17 +39,23 @@ def require_model_folder(folder: Path) -> None:
 
 
 def read_model_config(folder: Path) -> "ModelConfig":
-    """The config of a saved model. The encoder's own `weights` are dropped: they are in the model's file."""
+    """The config of a saved model. The encoder's own `weights` are dropped: they are in the model's file.
+
+    Raises:
+        ValueError: the folder is no model folder, or its config is not one of this version.
+    """
     from vlm.model import model_config
 
     require_model_folder(folder)
-    settings = yaml.safe_load((folder / "config.yaml").read_text())
     try:
+        settings = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        if not isinstance(settings, dict) or not settings.keys() >= PARTS:
+            raise ValueError(f"it must hold {', '.join(sorted(PARTS))}")
         encoder = settings["encoder"]
         if isinstance(encoder, dict):
             encoder = {key: value for key, value in encoder.items() if key != "weights"}
         return model_config(settings | {"encoder": encoder, "tokenizer": str(folder / "tokenizer.json")})
-    except (KeyError, TypeError) as error:
+    except (TypeError, ValueError, yaml.YAMLError) as error:
         raise ValueError(
             f"{folder / 'config.yaml'} is not the config of a model of this version: {error}; save the model again"
         ) from error

@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 
 from data.image import ImageLayout
 from data.sample import BadRecord, Message, Part, Sample
-from data.text import SPECIAL_TOKENS, Tokenizer, prompt_row, sample_row
+from data.text import (
+    SPECIAL_TOKENS,
+    Tokenizer,
+    join_rows,
+    opening_row,
+    prompt_row,
+    sample_row,
+    token_row,
+    turn_row,
+)
 
 
 def document(*parts: Part, **images: bytes) -> Sample:
@@ -121,6 +130,26 @@ def test_a_prompt_with_its_answer_is_the_conversation(tokenizer: Tokenizer) -> N
     row = sample_row(Sample("k", "s", None, messages, {}), tokenizer, None)
     prompt = prompt_row(parts, {}, tokenizer, None, answer="cat")
     assert (row.ids.tolist(), row.loss.tolist()) == (prompt.ids.tolist(), prompt.loss.tolist())
+
+
+@pytest.mark.parametrize("system", [None, "be brief"])
+def test_turn_by_turn_is_the_conversation(
+    tokenizer: Tokenizer, layout: ImageLayout, make: SimpleNamespace, system: str | None
+) -> None:
+    images = {"p": make.picture(0)}
+    asked = [(Part(image="p"), Part(text="a cat")), (Part(text="a"), Part(image="p"))]
+    messages = [] if system is None else [Message("system", (Part(text=system),))]
+    rows = [opening_row(system, tokenizer)]
+    for parts in asked:
+        messages += [Message("user", parts), Message("assistant", (Part(text="yes"),))]
+        rows.append(turn_row(parts, images, tokenizer, layout, int(rows[-1].positions.max()) + 1))
+        rows.append(token_row([*tokenizer.encode("yes"), tokenizer.end], int(rows[-1].positions.max()) + 1))
+    whole = sample_row(Sample("k", "s", None, tuple(messages), images), tokenizer, layout)
+    joined = join_rows(rows)
+    assert joined.ids.tolist() == whole.ids.tolist()
+    assert joined.is_image.tolist() == whole.is_image.tolist()
+    assert joined.positions.tolist() == whole.positions.tolist()
+    assert joined.pictures == whole.pictures
 
 
 def test_a_picture_without_an_encoder_is_an_error_of_the_settings(tokenizer: Tokenizer, make: SimpleNamespace) -> None:

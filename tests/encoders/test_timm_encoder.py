@@ -29,6 +29,7 @@ KINDS = [
 def test_every_kind_of_model_gives_its_grid(name: str, size_px: int, width: int, grid: tuple[int, int]) -> None:
     encoder = TimmEncoder(name, size_px=size_px)
     assert (encoder.width, encoder.grid(size_px, size_px)) == (width, grid)
+    assert encoder.map_shape(encoder.model, size_px, size_px) == (1, width, *grid)
     assert all(parameter.is_meta for parameter in encoder.parameters())
     check_encoder(encoder.materialise())
 

@@ -22,7 +22,7 @@ def vlm(*arguments: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[s
 def test_help_lists_the_commands_and_imports_no_torch(tmp_path: Path) -> None:
     done = vlm("--help", cwd=tmp_path)
     assert done.returncode == 0
-    for command in ("demo", "fit", "validate", "eval", "generate"):
+    for command in ("demo", "fit", "validate", "eval", "generate", "chat"):
         assert command in done.stdout
 
 

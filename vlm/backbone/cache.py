@@ -15,8 +15,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vlm.backbone.documents import Documents
+from vlm.backbone.room import make_room
 
-ROOM = 64  # rows of a sequence are reserved in steps of this, or of a sixteenth of what there is
+ROOM = 64  # rows of a sequence are reserved in steps of this, or of a 32nd of what there is
 
 
 class Run(NamedTuple):
@@ -155,7 +156,7 @@ class KeyValues:
 
     def _reserve(self, length: int) -> None:
         if length > self.capacity:
-            step = max(ROOM, self.capacity // 16)
+            step = max(ROOM, self.capacity // 32)
             self.capacity = min(self.max_length, -(-length // step) * step)
 
     def _sized(self, kept: Tensor | None, like: Tensor) -> Tensor:
@@ -163,8 +164,7 @@ class KeyValues:
         if kept is not None and kept.shape[0] == self.num_rows and kept.shape[2] == self.capacity:
             return kept
         _, heads, width = like.shape
-        # Not zeros: on a CPU, room that is never written takes no memory.
-        grown = like.new_empty(self.num_rows, heads, self.capacity, width)
+        grown = make_room(like, (self.num_rows, heads, self.capacity, width))
         if kept is not None:
             for row, length in zip(self.rows, self.lengths, strict=True):
                 if row < len(kept):

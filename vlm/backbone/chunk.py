@@ -9,6 +9,7 @@ later ones.) Unlike in the paper's demo each document's first token closes a con
 Everything here runs outside autocast, in at least float32.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -54,9 +55,10 @@ class ChunkConfig:
 
     def __post_init__(self) -> None:
         for name, target in (("compression", self.compression), ("compression_image", self.compression_image)):
-            if target is not None and target <= 1:
+            if target is not None and not 1 < target < math.inf:
+                bound = "finite" if target == math.inf else "above 1"
                 raise ValueError(
-                    f"{name} is tokens per concept and must be above 1, got {target}; for no chunking use chunk: null"
+                    f"{name} is tokens per concept and must be {bound}, got {target}; for no chunking use chunk: null"
                 )
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:

@@ -69,7 +69,6 @@ def _experts(
     opening = x.new_empty(len(kept), hidden, dtype=_exact(x))
     largest = max(end - start for share in shares for start, end in share.pieces)
     rows, inner, hiddens = (x.new_empty(largest, width) for width in (x.shape[1], 2 * hidden, hidden))
-    opening_here = opening.new_empty(0 if keep else largest, hidden)
     for share in shares:
         first_weight, second_weight = gate_up[share.expert].T, down[share.expert].T
         for start, end in share.pieces:
@@ -77,8 +76,11 @@ def _experts(
             torch.index_select(x, 0, token[start:end], out=rows[:size])
             gate_and_up = torch.mm(rows[:size], first_weight, out=kept[start:end] if keep else inner[:size])
             gate, up = gate_and_up[:, :hidden], gate_and_up[:, hidden:]
-            sigmoid = torch.sigmoid(gate.to(opening.dtype), out=opening[start:end] if keep else opening_here[:size])
-            torch.mul(gate, sigmoid, out=hiddens[:size]).mul_(up)
+            if keep:
+                sigmoid = torch.sigmoid(gate.to(opening.dtype), out=opening[start:end])
+                torch.mul(gate, sigmoid, out=hiddens[:size]).mul_(up)
+            else:
+                torch.ops.aten.silu.out(gate, out=hiddens[:size]).mul_(up)  # a third less time, and no sigmoid
             torch.mm(hiddens[:size], second_weight, out=out[start:end])
     mixed = _gather(out, row_of_pair.view_as(weight), weight.to(out.dtype))
     return mixed, kept, opening, out if keep else out.new_empty(0, x.shape[1]), row_of_pair
@@ -187,14 +189,20 @@ def _products(x: torch.Size, order: torch.Size, gate_up: torch.Size, down: torch
     return 2 * order[0] * x[1] * (gate_up[1] + down[2])
 
 
+def _mix(x: torch.Size, order: torch.Size) -> int:
+    """The weighted sum of the experts' outputs."""
+    return 2 * order[0] * x[1]
+
+
 @register_flop_formula(torch.ops.conceptvlm.experts)
 def _forward_flops(x, weight, order, ends, gate_up, down, *args, **kwargs) -> int:  # type: ignore[no-untyped-def]
-    return _products(x, order, gate_up, down)
+    return _products(x, order, gate_up, down) + _mix(x, order)
 
 
 @register_flop_formula(torch.ops.conceptvlm.experts_backward)
 def _backward_flops(grad, x, weight, order, ends, gate_up, down, *kept, **kwargs) -> int:  # type: ignore[no-untyped-def]
-    return _products(x, order, gate_up, down) * (2 if kept[-1] else 1)
+    # The sum has a gradient to its weights and one to the outputs, whether or not the experts learn.
+    return _products(x, order, gate_up, down) * (2 if kept[-1] else 1) + 2 * _mix(x, order)
 
 
 def runs_grouped(x: Tensor, num_pairs: int, gate_up: Tensor, down: Tensor, keep: bool) -> bool:

@@ -5,14 +5,14 @@ Measured on one core, one row of 384 through 2 of 16 experts of 512: 242 microse
 products over all experts take 510.
 """
 
-from collections import defaultdict
+from itertools import groupby
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-FEW_PAIRS = 128
+FEW_PAIRS = 16  # with more of them grouped products are as fast
 
 
 def is_for_few(x: Float[Tensor, "n d"], chosen: Int[Tensor, "n top"]) -> bool:
@@ -30,15 +30,15 @@ def run_few(
     """What each token's experts make of it, weighted and added up; no gradients."""
     if len(x) == 1:
         return torch.mm(weight.to(x.dtype), torch.cat([_expert(x, gate_up[e], down[e]) for e in chosen[0].tolist()]))
-    tokens_of: dict[int, list[int]] = defaultdict(list)
-    places_of: dict[int, list[int]] = defaultdict(list)
-    for place, expert in enumerate(chosen.flatten().tolist()):
-        tokens_of[expert].append(place // chosen.shape[1])
-        places_of[expert].append(place)
-    out = x.new_empty(chosen.numel(), x.shape[1])
-    for expert, tokens in tokens_of.items():
-        out[places_of[expert]] = _expert(x[tokens], gate_up[expert], down[expert])
-    return torch.bmm(weight.to(x.dtype)[:, None], out.unflatten(0, chosen.shape)).squeeze(1)
+    expert, order = chosen.flatten().sort()
+    token = order.div(chosen.shape[1], rounding_mode="floor")
+    rows, outs, first = x.index_select(0, token), [], 0
+    for one, same in groupby(expert.tolist()):
+        end = first + len(list(same))
+        outs.append(_expert(rows[first:end], gate_up[one], down[one]))
+        first = end
+    weighted = torch.cat(outs).mul_(weight.flatten().index_select(0, order).to(x.dtype)[:, None])
+    return torch.zeros_like(x).index_add_(0, token, weighted)
 
 
 def _expert(x: Float[Tensor, "m d"], gate_up: Float[Tensor, "two_f d"], down: Float[Tensor, "d f"]) -> Tensor:

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from vlm.backbone import BackboneConfig, ConceptMoE, Documents, ExpertsConfig
-from vlm.backbone.cache import ChunkState
+from vlm.backbone.cache import Cache, ChunkState
 from vlm.backbone.chunk import Chunker
 from vlm.backbone.matching import match
 from vlm.training.loss import answered_cross_entropy
@@ -30,7 +30,7 @@ PLAIN = BackboneConfig(
     chunk=None,
 )
 VOCABULARY = 8192
-PEER = "transformers"
+BASELINE, PEER = "plain MoE", "transformers"
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,16 @@ class Row:
 
 
 class RegularChunker(Chunker):
-    """A chunker whose concepts all have the target's length: compression is exact whatever the weights.
+    """A chunker that is told which tokens close: compression is exact whatever the weights.
 
     The router computes all that it always does; its probabilities then decide nothing but the smoothing.
+
+    Attributes:
+        forced: True for each row of the coming call that closes a concept. None for whole documents: concepts of the
+            target's length. With a cache it must be set, as a document of one token does not know its place.
     """
+
+    forced: Bool[Tensor, " n"] | None = None
 
     def prob(
         self,
@@ -64,11 +70,14 @@ class RegularChunker(Chunker):
         state: ChunkState | None = None,
         is_new: Tensor | None = None,
     ) -> Float[Tensor, " n"]:
-        half = super().prob(x, keys, documents, state, is_new) / 2
-        step = 1 / self.config.compression
-        offset = documents.offset_in_document
-        closes = ((offset + 1) * step).floor() > (offset * step).floor()
-        return torch.where(documents.is_start, 1.0, torch.where(closes, 0.5 + half, 0.499 * half))
+        own = super().prob(x, keys, documents, state, is_new)
+        closes = self.forced
+        if closes is None:
+            assert state is None
+            step, offset = 1 / self.config.compression, documents.offset_in_document
+            closes = ((offset + 1) * step).floor() > (offset * step).floor()
+        # A probability of exactly 1 is a document's first token, which closes in any case.
+        return torch.where(own == 1, own, torch.where(closes, 0.5 + own / 2, 0.2495 * own))
 
 
 class Ours(nn.Module):
@@ -89,6 +98,31 @@ class Ours(nn.Module):
         count = max(len(row.ids) - row.documents.num_documents, 1)
         loss = answered_cross_entropy(out.hidden, row.labels, self.head.weight) / count
         return loss + 0.03 * out.losses["ratio"]
+
+    def prefill(
+        self, ids: Int[Tensor, " n"], documents: Documents, cache: Cache, closes: Bool[Tensor, " n"] | None = None
+    ) -> Float[Tensor, "s v"]:
+        """Continue every sequence of the cache; logits of each document's last token.
+
+        Args:
+            closes: which tokens close a concept; a plain model has no use for it.
+        """
+        self._force(closes)
+        hidden = self.backbone.prefill(self.embed(ids), documents, cache).hidden
+        logits: Tensor = self.head(hidden[documents.ends - 1])
+        return logits
+
+    def step(
+        self, ids: Int[Tensor, " s"], cache: Cache, closes: Bool[Tensor, " s"] | None = None
+    ) -> Float[Tensor, "s v"]:
+        """Continue every sequence by one token."""
+        self._force(closes)
+        logits: Tensor = self.head(self.backbone.step(self.embed(ids), cache).hidden)
+        return logits
+
+    def _force(self, closes: Tensor | None) -> None:
+        if isinstance(self.backbone.chunker, RegularChunker):
+            self.backbone.chunker.forced = closes
 
 
 class Peer(nn.Module):
@@ -127,12 +161,12 @@ class Peer(nn.Module):
         return loss
 
 
-def variants(compression: float) -> dict[str, BackboneConfig]:
+def variants(compression: float, plain: BackboneConfig = PLAIN) -> dict[str, BackboneConfig]:
     """The plain MoE and the ConceptMoEs that the solver matches to it, under their names."""
-    found = {"plain MoE": PLAIN}
+    found = {BASELINE: plain}
     settings: Sequence[dict[str, Any]] = ({"strategy": 1}, {"strategy": 2, "loop": 1.5}, {"strategy": 2, "loop": 2.0})
     for setting in settings:
-        matched = match(PLAIN, compression, **setting)
+        matched = match(plain, compression, **setting)
         chunk = matched.config.chunk
         assert chunk is not None
         found[matched.name] = replace(matched.config, chunk=replace(chunk, tau=None))

@@ -13,11 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlm.backbone import BackboneConfig, ChunkConfig, ConceptMoE, Documents, ExpertsConfig
+from vlm.backbone import ChunkConfig, ConceptMoE, Documents, ExpertsConfig
 from vlm.backbone.attend import attend
 from vlm.backbone.block import Stream
 from vlm.backbone.chunk import smooth
 from vlm.backbone.experts import Routing, SparseFeedForward
+from vlm.bench.models import PLAIN
 from vlm.bench.timing import interleave
 from vlm.training.allocator import keep_freed_memory
 from vlm.training.loss import answered_cross_entropy
@@ -76,7 +77,12 @@ def experts(num_tokens: int, width: int, num_experts: int, top_k: int, hidden: i
 
     inputs = [x, weight, *layer.experts.parameters()]
     name = f"experts, {num_tokens} x {width}, top-{top_k} of {num_experts} x {hidden}"
-    return Pair(name, "dense products", backward(lambda: layer.experts(x, routing), inputs), products)
+    return Pair(
+        name,
+        "dense products",
+        backward(lambda: layer.experts(x, routing.weight, routing.order, routing.ends), inputs),
+        products,
+    )
 
 
 def attention(num_documents: int, device: torch.device, num_tokens: int = 4096) -> Pair:
@@ -127,17 +133,7 @@ def loss(device: torch.device, num_tokens: int = 2048, width: int = 384, vocabul
     return Pair(name, "full logits", backward(ours, inputs), backward(full, inputs))
 
 
-STEP = BackboneConfig(
-    width=384,
-    num_heads=6,
-    num_kv_heads=2,
-    head_width=64,
-    encoder_layers=1,
-    concept_layers=10,
-    decoder_layers=1,
-    experts=ExpertsConfig(num_experts=16, top_k=2, hidden=512),
-    chunk=ChunkConfig(compression=2.0),
-)
+STEP = replace(PLAIN, chunk=ChunkConfig(compression=2.0))
 
 
 class _NoLayers(ConceptMoE):

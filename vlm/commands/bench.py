@@ -2,22 +2,30 @@
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
+
+from vlm.commands import bench_inference as inference
 
 WHAT = {
     "train": "a training step: the plain MoE, the ConceptMoEs matched to it, and transformers' Qwen3MoE of its shape",
     "parts": "experts, attention, smoothing, loss and the chunker, each against its peers",
     "compression": "a toy language chunked with each target, by the controller and by constant weights",
 }
+COUNTS = ("seeds", "rounds", "threads", "documents", "length", "steps")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command takes."""
     kinds = parser.add_subparsers(dest="what", required=True, metavar="WHAT", title="what to measure")
-    for name, text in WHAT.items():
+    for name, text in (WHAT | inference.WHAT).items():
         kind = kinds.add_parser(name, help=text, description=text)
+        if name in inference.WHAT:
+            inference.add_arguments(name, kind)
+        if name == "plot":
+            continue
         kind.add_argument("--json", action="store_true", help="print JSON instead of a table")
         if name == "compression":
             kind.add_argument("--seeds", type=int, default=1, metavar="N", help="trainings of each kind (default: 1)")
@@ -39,24 +47,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, and print a table or JSON."""
+    if args.what == "plot":
+        print(*inference.plot(args), sep="\n")
+        return 0
     import platform
 
     import torch
 
+    from vlm.inference.load import usable_device
+
+    check_counts(args)
+    device = usable_device("cpu" if args.what == "compression" else args.device)
     torch.set_num_threads(getattr(args, "threads", 1))
-    device = torch.device(getattr(args, "device", None) or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if args.what == "compression":
-        device = torch.device("cpu")
-    results, table = {"train": train, "parts": parts, "compression": compression}[args.what](args, device)
+    if args.what in inference.WHAT:
+        found, table = inference.measure(args, device)
+    else:
+        results, table = {"train": train, "parts": parts, "compression": compression}[args.what](args, device)
+        found = {"results": [asdict(result) for result in results]}
     machine = (
         torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} thread(s)"
     )
     about = {"torch": torch.__version__, "python": platform.python_version(), "device": machine}
     if args.json:
-        print(json.dumps({**about, "results": [asdict(result) for result in results]}, indent=1))
+        print(json.dumps({**about, **found}, indent=1))
     else:
         print(", ".join(f"{name} {value}" for name, value in about.items()), *table, sep="\n")
     return 0
+
+
+def check_counts(args: argparse.Namespace) -> None:
+    """Refuse numbers with which nothing could be measured.
+
+    Raises:
+        ValueError: names the option.
+    """
+    for name in COUNTS:
+        if getattr(args, name, 1) < 1:
+            raise ValueError(f"--{name} must be at least 1, got {getattr(args, name)}")
+    # More threads than cores measure how they wait for each other; very many end torch with a segmentation fault.
+    cores = os.cpu_count() or 1
+    if getattr(args, "threads", 1) > cores:
+        raise ValueError(f"--threads is at most {cores}, the cores of this machine, got {args.threads}")
 
 
 def train(args: argparse.Namespace, device: Any) -> tuple[Sequence[Any], list[str]]:

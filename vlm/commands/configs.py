@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+# Of a run's config; each is a mapping, or the name of a file that holds it.
+GROUPS = ("backbone", "checkpoint", "connector", "data", "model", "optimizer", "trainer")
 CONFIGS = Path(__file__).resolve().parent.parent.parent / "configs"
 
 
@@ -31,14 +33,47 @@ def found_configs(arguments: list[str]) -> list[str]:
 
 
 def find_config(name: str) -> str:
-    """The path of a config: in the current folder, else among those of the package."""
+    """The path of a config: in the current folder, else among those of the package.
+
+    Raises:
+        ValueError: there is none of that name, or it holds no settings.
+    """
     if Path(name).is_file():
+        require_settings(Path(name))
         return name
     inside = CONFIGS / name.removeprefix("configs/")
     if not Path(name).is_absolute() and inside.is_file():
         return str(inside)
     known = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.glob("*.yaml"))
     raise ValueError(f"no config {name!r} in the current folder, nor in the package, which has {', '.join(known)}")
+
+
+def require_settings(path: Path) -> None:
+    """Refuse a file that is no mapping of settings; the parser's own message would not name the file.
+
+    Raises:
+        ValueError: it is no text, no YAML, empty, or something else than a mapping.
+    """
+    example = "a config holds settings, such as `trainer: {max_steps: 1000}`"
+    try:
+        settings = load_yaml_strictly(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the config {path} is no text in UTF-8 ({error.reason}); {example}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"the config {path} is no YAML: {error}; {example}") from error
+    except ValueError as error:
+        raise ValueError(f"the config {path}: {error}") from error
+    if settings is None:
+        raise ValueError(f"the config {path} is empty; leave it out, or fill it: {example}")
+    if not isinstance(settings, dict):
+        raise ValueError(
+            f"the config {path} must be a mapping, got a value of type {type(settings).__name__}; {example}"
+        )
+    for group in GROUPS:
+        if not isinstance(settings.get(group, {}), dict | str):
+            raise ValueError(
+                f"the config {path}: {group} must be a mapping of settings, got {settings[group]!r}; {example}"
+            )
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -65,3 +100,10 @@ _StrictLoader.add_implicit_resolver(
 def load_yaml_strictly(stream: str) -> Any:
     """Load YAML, refusing a key that stands twice in one mapping, of which YAML would silently keep the last."""
     return yaml.load(stream, Loader=_StrictLoader)
+
+
+def read_yaml_strictly() -> None:
+    """Let the parser of the commands read its files and values so; what is no YAML is then its error, in one line."""
+    from jsonargparse import set_loader
+
+    set_loader("yaml", load_yaml_strictly, exceptions=(yaml.YAMLError,))

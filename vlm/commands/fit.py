@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jsonargparse import Namespace, set_loader
+from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
@@ -24,7 +24,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from data.image import ImageLayout
 from data.module import DataModule, SourceConfig
 from vlm.backbone import BackboneConfig
-from vlm.commands.configs import found_configs, load_yaml_strictly
+from vlm.commands.configs import found_configs, read_yaml_strictly
 from vlm.commands.folders import require_writable
 from vlm.connector import ConnectorConfig
 from vlm.model import EncoderSetting, ModelConfig, build_encoder, image_layout, model_config
@@ -242,7 +242,7 @@ def run_lightning(command: str, arguments: list[str]) -> int:
     """Parse and run `fit` or `validate`."""
     silence()
     keep_freed_memory()
-    set_loader("yaml", load_yaml_strictly)
+    read_yaml_strictly()
     arguments = found_configs(arguments)
     usage = {name: {"usage": f"vlm {name} [--config FILE] [--key value ...]"} for name in ("fit", "validate")}
     # Lightning starts the processes of `trainer.devices` by running this command line once more, also from `vlm demo`.

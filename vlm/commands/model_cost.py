@@ -1,6 +1,6 @@
 """What the whole model costs: the backbone's figures, with vision tower, connector, embedding and head around them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +42,7 @@ def measure_vision(model: ModelConfig) -> Vision | None:
     encoder.eval()
     with torch.no_grad(), flop_counter() as tower:
         if isinstance(encoder, TimmEncoder) and parameter.is_meta:
-            encoder._map_shape(encoder.model, size, size)
+            encoder.map_shape(encoder.model, size, size)
         else:
             encoder.encode([torch.zeros(3, size, size).to(parameter)])
     grid = encoder.grid(size, size)
@@ -104,3 +104,21 @@ def token_flops(model: ModelConfig, vision: Vision | None, training: Mapping[str
         }
         for name, part in lines.items()
     }
+
+
+def generation_memory(
+    models: Sequence[Mapping[str, Any]], outside: int, sequences: int, tokens: int, bytes_per_value: int
+) -> list[dict[str, Any]]:
+    """Bytes while so many answers are in the making: weights, and keys and values of every token.
+
+    Args:
+        models: what `plan.describe` says of each backbone.
+        outside: parameters around the backbone.
+        tokens: of a sequence, prompt and answer together.
+    """
+    found = []
+    for model in models:
+        weights = (model["parameters"] + outside) * bytes_per_value
+        kept = sequences * tokens * model["kv_bytes_text"]
+        found.append({"name": model["name"], "weights": weights, "keys_and_values": kept, "in_all": weights + kept})
+    return found

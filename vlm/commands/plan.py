@@ -5,6 +5,7 @@ Nothing is trained, downloaded or written: the backbone is counted from its conf
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -26,6 +27,7 @@ COLUMNS = ("model", "parameters", "activated", "text", "image", "KV bytes", "map
 NOTES = """
 text, image: forward FLOPs (millions) of one token, without attention maps, embedding and head; an image token with its
 share of the vision encoder and the connector. KV bytes: keys and values ({dtype}) of one text token.
+MiB: memory of generation, weights and stored keys and values in {dtype}; what a prefill works with comes on top.
 maps, KV: how many times less than in the plain MoE; in brackets for the concept layers alone, as in the paper's Table 1.
 off: from the plain MoE, everything counted. The strategies match the concept layers alone, as in the paper; the chunker's
 router, joint projections, projectors and smoothing come on top, and weigh less the larger the model."""
@@ -49,7 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="tokens per concept that a run had in evaluation; one row more, of what that model really costs",
     )
     parser.add_argument(
-        "--dtype", choices=tuple(BYTES), default="bf16", help="of the stored keys and values (default: bf16)"
+        "--dtype", choices=tuple(BYTES), default="bf16", help="of weights, keys and values (default: bf16)"
+    )
+    parser.add_argument(
+        "--sequences", type=int, default=1, metavar="N", help="answers in the making, for memory (default: 1)"
+    )
+    parser.add_argument(
+        "--tokens", type=int, default=4096, metavar="N", help="of each, prompt and answer, for memory (default: 4096)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
 
@@ -59,15 +67,20 @@ def two_numbers(text: str) -> tuple[float, float]:
     try:
         first, second = (float(part) for part in text.split(","))
     except ValueError:
+        first = second = math.nan
+    if not (math.isfinite(first) and math.isfinite(second)):
         message = f"got {text!r}; give the compression of text and of image tokens, such as 1.9,2.4"
-        raise argparse.ArgumentTypeError(message) from None
+        raise argparse.ArgumentTypeError(message)
     return first, second
 
 
 def run(args: argparse.Namespace) -> int:
     """Count and print."""
-    from vlm.commands.model_cost import measure_vision, parameter_parts, token_flops
+    from vlm.commands.model_cost import generation_memory, measure_vision, parameter_parts, token_flops
 
+    for name in ("sequences", "tokens"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name} must be at least 1, got {getattr(args, name)}")
     model, training = read_run(args.config)
     chunk = model.backbone.chunk
     if chunk is not None and args.compression is not None:
@@ -82,14 +95,22 @@ def run(args: argparse.Namespace) -> int:
         0.0 if vision is None else vision.flops,
         BYTES[args.dtype],
     )
+    outside = parts["all"]["total"] - sum(one["total"] for name, one in parts.items() if name.startswith("backbone: "))
+    memory = generation_memory(models, outside, args.sequences, args.tokens, BYTES[args.dtype])
     if args.json:
-        print(json.dumps({"parameters": parts, "flops": flops, "models": models, "notes": notes}, indent=2))
+        found = {"parameters": parts, "flops": flops, "models": models, "memory": memory, "notes": notes}
+        print(json.dumps(found, indent=2))
         return 0
     counted = [(name, f"{one['total']:,}", f"{one['activated']:,}") for name, one in parts.items()]
     print(table(("parameters", "total", "activated"), counted))
     spent = [(name, millions(one["forward"]), millions(one["training"])) for name, one in flops.items()]
     print("\n" + table(("FLOPs (millions)", "forward", "in training"), spent))
     print("\n" + table(COLUMNS, [cells(one) for one in models]))
+    titles = (f"MiB, {args.sequences:,} x {args.tokens:,} tokens", "weights", "keys and values", "in all")
+    sizes = [
+        (one["name"], *(mebibytes(one[part]) for part in ("weights", "keys_and_values", "in_all"))) for one in memory
+    ]
+    print("\n" + table(titles, sizes))
     print("\n".join([NOTES.format(dtype=args.dtype), *notes]))
     return 0
 
@@ -100,10 +121,8 @@ def read_run(configs: Sequence[str]) -> "tuple[ModelConfig, dict[str, Any]]":
     Raises:
         ValueError: a file or a setting that `vlm fit` would refuse too.
     """
-    from jsonargparse import set_loader
-
     from vlm.commands import fit
-    from vlm.commands.configs import found_configs, load_yaml_strictly
+    from vlm.commands.configs import found_configs, read_yaml_strictly
 
     class Reader(fit.VLMCommandLine):
         def before_instantiate_classes(self) -> None:
@@ -113,7 +132,7 @@ def read_run(configs: Sequence[str]) -> "tuple[ModelConfig, dict[str, Any]]":
             """Only the config is wanted."""
 
     fit.silence()
-    set_loader("yaml", load_yaml_strictly)
+    read_yaml_strictly()
     saved, sys.argv = sys.argv, [sys.argv[0], *found_configs([part for one in configs for part in ("--config", one)])]
     try:
         reader = Reader(
@@ -227,6 +246,10 @@ def cells(model: dict[str, Any]) -> tuple[str, ...]:
 
 def millions(flops: float) -> str:
     return f"{flops / 1e6:,.2f}"
+
+
+def mebibytes(size: float) -> str:
+    return f"{size / 2**20:,.1f}"
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

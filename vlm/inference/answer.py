@@ -10,8 +10,10 @@ import torch
 from data.sample import BadRecord, Question
 from data.text import Row, prompt_row
 from encoders.feature_cache import FeatureCache
-from vlm.inference.generate import generate, score
+from vlm.inference.generate import Request, generate
 from vlm.inference.pictures import PictureFeatures
+from vlm.inference.sampling import Sampling
+from vlm.inference.score import score
 from vlm.model import VisionLanguageModel
 
 RULE = "sum of log-probabilities of the candidate's tokens and the end token; greedy"  # part of the fingerprint
@@ -22,7 +24,7 @@ class ModelAnswerer:
 
     Args:
         cache: features of pictures on disk, shared with training.
-        token_budget: tokens of one pass through the model.
+        token_budget: prompt and answer tokens held at once.
     """
 
     def __init__(self, model: VisionLanguageModel, cache: FeatureCache | None = None, token_budget: int = 8192) -> None:
@@ -33,13 +35,25 @@ class ModelAnswerer:
         self.pictures = PictureFeatures(model, cache)
 
     def generate(self, questions: Sequence[Question], max_new_tokens: int) -> list[str]:
-        """One greedy answer for each question."""
-        rows = [self.prompt(question) for question in questions]
-        said = generate(self.model, rows, max_new_tokens, pictures=self.pictures, token_budget=self.token_budget)
+        """One greedy answer for each question.
+
+        Raises:
+            BadRecord: a question that cannot be answered, such as one with an unreadable picture; names it.
+        """
+        sampling = Sampling(max_new_tokens=max_new_tokens)
+        requests = [Request(self.prompt(question), sampling) for question in questions]
+        said = generate(self.model, requests, pictures=self.pictures, token_budget=self.token_budget)
+        for generation in said:
+            if generation.error is not None:
+                raise BadRecord(generation.error)
         return [generation.text for generation in said]
 
     def score(self, questions: Sequence[Question], candidates: Sequence[Sequence[str]]) -> list[list[float]]:
-        """Log-probability of each candidate as the whole answer to its question."""
+        """Log-probability of each candidate as the whole answer to its question.
+
+        Raises:
+            BadRecord: a question that cannot be read; names it.
+        """
         rows = [self.prompt(question) for question in questions]
         return score(self.model, rows, candidates, pictures=self.pictures, token_budget=self.token_budget)
 

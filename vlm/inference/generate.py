@@ -1,24 +1,38 @@
-"""Continue prompts in the model's own words, and rate given words.
+"""Answer many prompts: requests join a batch as others end, and their text comes as it is made.
 
-In: rows (data/text.py) that end where the answer begins. Out: generated ids with their log-probabilities, or sums of
-log-probabilities. Prompts of unequal length are packed, never padded: an answer does not depend on its neighbours.
+In: requests. Out: pieces of text (`stream`), or whole answers in order (`generate`). An answer does not depend on its
+neighbours, and a request that cannot be served fails alone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-import numpy as np
-import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
-
-from data.batch import collate
+from data.sample import BadRecord
 from data.text import Row
-from vlm.backbone import Documents
+from vlm.inference.decoding import Answer, LiveBatch
 from vlm.inference.pictures import PictureFeatures, answering
+from vlm.inference.prompts import check_prompt
+from vlm.inference.sampling import Sampling
 from vlm.model import VisionLanguageModel
 
-LOGITS_ELEMENTS = 2**24  # logits held at once while rating: 64 MB in float32, whatever the vocabulary
+TOKEN_BUDGET = 8192
+MAX_SEQUENCES = 64
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt, and how it is to be answered."""
+
+    row: Row  # ends where the answer begins, as `prompt_row` makes it
+    sampling: Sampling
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Stands among requests for one that could not be made, so that its answer is the reason, in its place."""
+
+    error: str  # one line
 
 
 @dataclass(frozen=True)
@@ -26,248 +40,210 @@ class Generation:
     """What the model said to one prompt."""
 
     text: str
-    ids: tuple[int, ...]  # with the end token, if it came
-    logprobs: tuple[float, ...]  # of each id, by the model itself (temperature 1, nothing cut off)
-    ended: bool  # False where max_new_tokens cut the answer off
+    ids: tuple[int, ...]  # all that were chosen: with the end token or stop id if it came, with those of a stop string
+    logprobs: tuple[float, ...]  # of each id, by the model itself (temperature 1, no penalty, nothing cut off)
+    finish: Literal["end", "stop", "length", "error"]  # stop: a stop string or stop id came; length: max_new_tokens did
+    error: str | None = None  # one line: why there is no answer
+
+    @property
+    def ended(self) -> bool:
+        """False where max_new_tokens cut the answer off, and where there is none."""
+        return self.finish in ("end", "stop")
 
 
 @dataclass(frozen=True)
-class PackedPrompts:
-    """Prompts as the backbone takes them."""
+class Piece:
+    """What is new in one answer. The texts of a request's pieces together are its generation's text."""
 
-    x: Float[Tensor, "n d"]
-    lengths: tuple[int, ...]
-    positions: Int[Tensor, "n 3"]
-    is_image: Bool[Tensor, " n"]
+    index: int  # of the request
+    text: str  # never half a character, never a part of a stop string
+    generation: Generation | None = None  # with the request's last piece
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How the next token is chosen."""
+def stream(
+    model: VisionLanguageModel,
+    requests: Iterable[Request | Fault],
+    *,
+    pictures: PictureFeatures | None = None,
+    token_budget: int = TOKEN_BUDGET,
+    max_sequences: int = MAX_SEQUENCES,
+) -> Generator[Piece, None, None]:
+    """Answer requests side by side, and give their text as it comes. A request is taken when there is room for it.
 
-    temperature: float
-    top_p: float | None
+    Between pieces the model is as it was before: in its own mode, with gradients as the caller has them.
 
-    def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise ValueError(f"temperature must be 0 (always the likeliest token) or above, got {self.temperature}")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p is a share of probability, above 0 and at most 1, got {self.top_p}")
-        if self.top_p is not None and self.temperature == 0:
-            raise ValueError(
-                f"top_p = {self.top_p} has no effect at temperature 0; set a temperature, or leave top_p out"
-            )
+    Args:
+        pictures: features to share with other calls; None computes them for this call.
+        token_budget: prompt and `max_new_tokens` of all requests in the making together. One that is longer is
+            answered alone.
+        max_sequences: how many requests are in the making at most.
 
-    def choose(self, logits: Float[Tensor, "s v"], streams: Sequence[torch.Generator]) -> Int[Tensor, " s"]:
-        """One token for each sequence."""
-        if self.temperature == 0:
-            return logits.argmax(1)
-        prob, order = (logits / self.temperature).softmax(1).sort(dim=1, descending=True, stable=True)
-        before = prob.cumsum(1) - prob
-        if self.top_p is not None:
-            prob = prob.where(before < self.top_p, 0)
-        # The inverse of the cumulative distribution at a uniform number, drawn on the CPU: the same on every device.
-        total = prob.cumsum(1)
-        uniform = torch.stack([torch.rand((), generator=stream, dtype=torch.float64) for stream in streams]).to(total)
-        rank = (total <= uniform[:, None] * total[:, -1:]).sum(1, keepdim=True)
-        last = (prob > 0).sum(1, keepdim=True) - 1
-        return order.gather(1, rank.minimum(last)).squeeze(1)
+    Raises:
+        ValueError: the limits make no sense. A fault of a request is the `error` of its generation.
+    """
+    for name, value in (("token_budget", token_budget), ("max_sequences", max_sequences)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    return _stream(model, requests, pictures or PictureFeatures(model), token_budget, max_sequences)
 
 
 def generate(
     model: VisionLanguageModel,
-    rows: Sequence[Row],
-    max_new_tokens: int,
+    requests: Sequence[Request | Fault],
     *,
-    temperature: float = 0.0,
-    top_p: float | None = None,
-    seed: int = 0,
     pictures: PictureFeatures | None = None,
-    token_budget: int = 8192,
+    token_budget: int = TOKEN_BUDGET,
+    max_sequences: int = MAX_SEQUENCES,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Generation]:
-    """Answer each prompt until the end token or `max_new_tokens`.
+    """Answer each request; the answers are in the order of the requests.
 
     Args:
-        temperature: 0 takes the likeliest token each time.
-        top_p: sample among the likeliest tokens that make up this share; None among all.
-        seed: of the random streams, one for each prompt by its place among `rows`.
-        pictures: features to share with other calls; None computes them for this call.
-        token_budget: prompt and answer tokens held at once.
-
-    Raises:
-        ValueError: no token may be generated, a prompt is empty, or the sampling makes no sense.
+        pictures, token_budget, max_sequences: see `stream`.
+        progress: told after each answer: how many there are, and how many requests.
     """
-    sampling = Sampling(temperature, top_p)
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
-    _check_prompts(rows)
-    pictures = pictures or PictureFeatures(model)
+    # The longest first: the cache has room for the longest in each of its rows, and what comes late does not end late.
+    order = sorted(range(len(requests)), key=lambda index: -_size(requests[index]))
     answers: dict[int, Generation] = {}
-    # Prompts of similar length together: the cache gives every sequence the room of the longest.
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
-    with answering(model, pictures):
-        for group in _groups([len(rows[index]) + max_new_tokens for index in order], token_budget):
-            chosen = [order[place] for place in group]
-            streams = [torch.Generator().manual_seed((seed << 32) + index) for index in chosen]
-            some = _generate_group(
-                model, [rows[index] for index in chosen], max_new_tokens, sampling, streams, pictures
-            )
-            answers.update(zip(chosen, some, strict=True))
-    return [answers[index] for index in range(len(rows))]
+    pieces = stream(
+        model,
+        (requests[index] for index in order),
+        pictures=pictures,
+        token_budget=token_budget,
+        max_sequences=max_sequences,
+    )
+    for piece in pieces:
+        if piece.generation is not None:
+            answers[order[piece.index]] = piece.generation
+            if progress is not None:
+                progress(len(answers), len(requests))
+    return [answers[index] for index in range(len(requests))]
 
 
-def score(
-    model: VisionLanguageModel,
-    prompts: Sequence[Row],
-    candidates: Sequence[Sequence[str]],
-    *,
-    pictures: PictureFeatures | None = None,
-    token_budget: int = 8192,
-) -> list[list[float]]:
-    """The log-probability of each candidate answer: the sum over its tokens and the end token, after its prompt.
+def check_request(model: VisionLanguageModel, request: Request) -> None:
+    """Refuse what this model cannot read or answer.
 
     Raises:
-        ValueError: prompts and candidate lists differ in number, or a prompt is empty.
+        BadRecord: names the row, and says what came and what is needed.
     """
-    if len(prompts) != len(candidates):
-        raise ValueError(
-            f"got {len(prompts)} prompts but {len(candidates)} lists of candidates; give one list for each prompt"
-        )
-    _check_prompts(prompts)
-    pictures = pictures or PictureFeatures(model)
-    end = model.tokenizer.end
-    jobs = [
-        (which, [*model.tokenizer.encode(candidate), end])
-        for which, listed in enumerate(candidates)
-        for candidate in listed
-    ]
-    sums: list[float] = []
-    with answering(model, pictures):
-        for group in _groups([len(prompts[which]) + len(ids) for which, ids in jobs], token_budget):
-            sums += _score_group(model, prompts, [jobs[place] for place in group], pictures)
-    found = iter(sums)
-    return [[next(found) for _ in listed] for listed in candidates]
+    check_prompt(model, request.row, request.sampling.max_new_tokens)
+    for token in request.sampling.stop_ids:
+        if token >= model.tokenizer.vocab_size:
+            raise BadRecord(
+                f"{request.row.sample_id}: the stop id {token} has no effect, as the model's ids end at "
+                f"{model.tokenizer.vocab_size - 1}; leave it out"
+            )
 
 
-def embed_prompts(model: VisionLanguageModel, rows: Sequence[Row], pictures: PictureFeatures) -> PackedPrompts:
-    """Prompts, pictures in their slots, one after another."""
-    pictures.prepare(rows)
-    spec = None if model.layout is None else model.layout.spec
-    batch = collate(rows, spec, cached=pictures).to(model.embed.weight.device)
-    return PackedPrompts(model.embed_batch(batch), batch.lengths, batch.positions, batch.is_image)
+def piece_of(index: int, answer: Answer, text: str) -> Piece:
+    """What `take` of an answer gave, as a piece."""
+    if answer.finish is None:
+        return Piece(index, text)
+    return Piece(index, text, Generation(answer.text, tuple(answer.ids), tuple(answer.logprobs), answer.finish))
 
 
-def embed_answer(model: VisionLanguageModel, row: Row, ids: Sequence[int]) -> PackedPrompts:
-    """Tokens that stand right after a prompt."""
-    device = model.embed.weight.device
-    positions = torch.arange(len(ids), device=device)[:, None].expand(-1, 3) + next_time(row)
-    x = model.embed(torch.tensor(ids, dtype=torch.long, device=device))
-    return PackedPrompts(x, (len(ids),), positions, torch.zeros(len(ids), dtype=torch.bool, device=device))
+def _failed(index: int, error: str) -> Piece:
+    return Piece(index, "", Generation("", (), (), "error", " ".join(error.split())))
 
 
-def next_time(row: Row) -> int:
-    """The position of the first token after a row: one past the largest, as a picture takes its longer side."""
-    return int(row.positions.max()) + 1
+def _size(request: Request | Fault) -> int:
+    return 0 if isinstance(request, Fault) else len(request.row) + request.sampling.max_new_tokens
 
 
-def _check_prompts(rows: Sequence[Row]) -> None:
-    for row in rows:
-        if len(row) == 0:
-            raise ValueError(f"the prompt of {row.sample_id} has no tokens; a prompt has at least one")
-
-
-def _groups(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
-    """Neighbours whose lengths stay within the budget together; what is longer by itself stands alone."""
-    group: list[int] = []
-    used = 0
-    for place, length in enumerate(lengths):
-        if group and used + length > token_budget:
-            yield group
-            group, used = [], 0
-        group.append(place)
-        used += length
-    if group:
-        yield group
-
-
-def _generate_group(
+def _stream(
     model: VisionLanguageModel,
-    rows: Sequence[Row],
-    max_new_tokens: int,
-    sampling: Sampling,
-    streams: Sequence[torch.Generator],
+    requests: Iterable[Request | Fault],
     pictures: PictureFeatures,
-) -> list[Generation]:
-    packed = embed_prompts(model, rows, pictures)
-    device = packed.x.device
-    documents = Documents.from_lengths(packed.lengths)
-    cache = model.backbone.new_cache(len(rows), max(packed.lengths) + max_new_tokens)
-    hidden = model.backbone.prefill(packed.x, documents, cache, positions=packed.positions).hidden
-    logits = model.logits(hidden[torch.tensor(np.cumsum(packed.lengths) - 1, device=device)])
-    time = torch.tensor([next_time(row) for row in rows], device=device)
-    alive = list(range(len(rows)))
-    ids: list[list[int]] = [[] for _ in rows]
-    logprobs: list[list[float]] = [[] for _ in rows]
+    token_budget: int,
+    max_sequences: int,
+) -> Generator[Piece, None, None]:
+    queue = _Queue(requests)
+    batch: LiveBatch | None = None
+    places: dict[Answer, tuple[int, int]] = {}  # of each answer in the making: index and size of its request
     while True:
-        token = sampling.choose(logits, [streams[which] for which in alive])
-        logprob = logits.log_softmax(1).gather(1, token[:, None]).squeeze(1)
-        for which, one, value in zip(alive, token.tolist(), logprob.tolist(), strict=True):
-            ids[which].append(one)
-            logprobs[which].append(value)
-        going = [place for place, which in enumerate(alive) if ids[which][-1] != model.tokenizer.end]
-        if not going or len(ids[alive[going[0]]]) == max_new_tokens:
-            break
-        if len(going) < len(alive):
-            index = torch.tensor(going, device=device)
-            cache.select(index)
-            alive, token, time = [alive[place] for place in going], token[index], time[index]
-        hidden = model.backbone.step(model.embed(token), cache, positions=time[:, None].expand(-1, 3)).hidden
-        logits = model.logits(hidden)
-        time = time + 1
-    end = model.tokenizer.end
-    return [
-        Generation(model.tokenizer.decode(said), tuple(said), tuple(values), said[-1] == end)
-        for said, values in zip(ids, logprobs, strict=True)
-    ]
+        room = token_budget - sum(size for _, size in places.values())
+        taken = queue.take(room, max_sequences - len(places), is_empty=not places)
+        faults: list[Piece] = []
+        with answering(model, pictures):
+            fit = _serveable(model, taken, pictures, faults)
+        yield from faults
+        if not taken and not places:
+            return
+        if fit:
+            if batch is None or not places:
+                batch = LiveBatch(model, pictures, max(token_budget, max(_size(request) for _, request in fit)))
+            joining = {Answer(model, one.row, one.sampling): (index, _size(one)) for index, one in fit}
+            places |= joining
+            with answering(model, pictures):
+                told = batch.join([one.row for _, one in fit], list(joining))
+            yield from _pieces(joining, told, places)
+        if places:
+            assert batch is not None
+            before = batch.answers
+            with answering(model, pictures):
+                told = batch.step()
+            yield from _pieces(before, told, places)
 
 
-def _score_group(
-    model: VisionLanguageModel, prompts: Sequence[Row], jobs: Sequence[tuple[int, list[int]]], pictures: PictureFeatures
-) -> list[float]:
-    asked = sorted({which for which, _ in jobs})
-    packed = embed_prompts(model, [prompts[which] for which in asked], pictures)
-    device = packed.x.device
-    x_of, positions_of, is_image_of = (
-        dict(zip(asked, part.split(packed.lengths), strict=True))
-        for part in (packed.x, packed.positions, packed.is_image)
-    )
-    x: list[Tensor] = []
-    positions: list[Tensor] = []
-    is_image: list[Tensor] = []
-    reads: list[Tensor] = []  # the tokens whose next token is an answer's
-    start = 0
-    for which, ids in jobs:
-        read = embed_answer(model, prompts[which], ids[:-1])  # the last token, the end, is predicted and never read
-        x += [x_of[which], read.x]
-        positions += [positions_of[which], read.positions]
-        is_image += [is_image_of[which], read.is_image]
-        first = start + len(prompts[which]) - 1
-        reads.append(torch.arange(first, first + len(ids), device=device))
-        start += len(prompts[which]) + len(ids) - 1
-    documents = Documents.from_lengths([len(prompts[which]) + len(ids) - 1 for which, ids in jobs])
-    out = model.backbone(torch.cat(x), documents, positions=torch.cat(positions), is_image=torch.cat(is_image))
-    answered = out.hidden[torch.cat(reads)]
-    targets = torch.tensor([one for _, ids in jobs for one in ids], device=device)
-    logprob = _logprob(model, answered, targets)
-    return [float(part.double().sum()) for part in logprob.split([len(ids) for _, ids in jobs])]
+def _pieces(answers: Iterable[Answer], told: Sequence[str], places: dict[Answer, tuple[int, int]]) -> Iterator[Piece]:
+    """What is new, in order; answers that are complete leave `places`."""
+    pieces = [piece_of(places[answer][0], answer, text) for answer, text in zip(answers, told, strict=True)]
+    for answer in [answer for answer in places if answer.finish is not None]:
+        del places[answer]
+    return (piece for piece in pieces if piece.text or piece.generation is not None)
 
 
-def _logprob(
-    model: VisionLanguageModel, hidden: Float[Tensor, "n d"], targets: Int[Tensor, " n"]
-) -> Float[Tensor, " n"]:
-    size = max(1, LOGITS_ELEMENTS // model.tokenizer.vocab_size)
-    parts = []
-    for some, wanted in zip(hidden.split(size), targets.split(size), strict=True):
-        logits = model.logits(some)
-        parts.append(logits.gather(1, wanted[:, None]).squeeze(1) - logits.logsumexp(1))
-    return torch.cat(parts)
+def _serveable(
+    model: VisionLanguageModel,
+    taken: Sequence[tuple[int, Request | Fault]],
+    pictures: PictureFeatures,
+    faults: list[Piece],
+) -> list[tuple[int, Request]]:
+    """The requests without fault, their pictures known; the others go to `faults`."""
+    good: list[tuple[int, Request]] = []
+    for index, request in taken:
+        if isinstance(request, Fault):
+            faults.append(_failed(index, request.error))
+            continue
+        try:
+            check_request(model, request)
+            good.append((index, request))
+        except BadRecord as error:
+            faults.append(_failed(index, str(error)))
+    try:
+        pictures.prepare([request.row for _, request in good])
+        return good
+    except BadRecord:
+        pass  # Together they are encoded faster, so that one by one is for finding the bad ones only.
+    readable: list[tuple[int, Request]] = []
+    for index, request in good:
+        try:
+            pictures.prepare([request.row])
+            readable.append((index, request))
+        except BadRecord as error:
+            faults.append(_failed(index, str(error)))
+    return readable
+
+
+class _Queue:
+    """Requests with their indices, taken one by one; one that did not fit waits and comes first."""
+
+    def __init__(self, requests: Iterable[Request | Fault]) -> None:
+        self._rest = enumerate(requests)
+        self._waiting: tuple[int, Request | Fault] | None = None
+
+    def take(self, room: int, count: int, is_empty: bool) -> list[tuple[int, Request | Fault]]:
+        """Up to `count` requests that fit into `room` tokens; the first fits anyway if the batch is empty."""
+        taken: list[tuple[int, Request | Fault]] = []
+        while len(taken) < count:
+            if self._waiting is None:
+                self._waiting = next(self._rest, None)
+            if self._waiting is None:
+                break
+            size = _size(self._waiting[1])
+            if size > room and not (is_empty and not taken):
+                break
+            taken.append(self._waiting)
+            room -= size
+            self._waiting = None
+        return taken

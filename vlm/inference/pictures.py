@@ -95,12 +95,16 @@ class PictureFeatures:
 @contextmanager
 def answering(model: VisionLanguageModel, pictures: PictureFeatures) -> Iterator[None]:
     """Evaluation mode, no gradients, and pictures out of memory; everything is put back at the end."""
-    was_training, cached_features = model.training, model.cached_features
-    model.eval()
+    cached_features = model.cached_features
+    trained = [module for module in model.modules() if module.training]
+    for module in trained:
+        module.training = False
     model.cached_features = pictures.read
     try:
         with torch.inference_mode():
             yield
     finally:
-        model.train(was_training)
+        # Each by itself: a frozen part of a model in training is in evaluation mode, and stays there.
+        for module in trained:
+            module.training = True
         model.cached_features = cached_features

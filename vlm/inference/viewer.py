@@ -17,8 +17,10 @@ from data.image import ImageSpec, prepare_image
 from data.sample import Question
 from data.text import Row, Tokenizer, prompt_row
 from vlm.backbone import Documents
-from vlm.inference.generate import embed_answer, embed_prompts, generate
+from vlm.inference.generate import Request, generate
 from vlm.inference.pictures import PictureFeatures, answering
+from vlm.inference.prompts import embed_answers, embed_prompts
+from vlm.inference.sampling import Sampling
 from vlm.model import VisionLanguageModel
 
 SHOWN_PX = 384  # side of a picture on the page; what the model sees is often smaller, and hard for people to read
@@ -78,17 +80,22 @@ def view_concepts(
 
     Args:
         answer: None asks the model.
+
+    Raises:
+        ValueError: the model cannot answer; says why.
     """
     tokenizer = model.tokenizer
     pictures = pictures or PictureFeatures(model)
     row = prompt_row(question.content, question.images, tokenizer, model.layout)
     if answer is None:
-        said = generate(model, [row], max_new_tokens, pictures=pictures)[0]
+        said = generate(model, [Request(row, Sampling(max_new_tokens=max_new_tokens))], pictures=pictures)[0]
+        if said.error is not None:
+            raise ValueError(said.error)
         ids, answer = list(said.ids), said.text
     else:
         ids = [*tokenizer.encode(answer), tokenizer.end]
     with answering(model, pictures):
-        asked, answered = embed_prompts(model, [row], pictures), embed_answer(model, row, ids)
+        asked, answered = embed_prompts(model, [row], pictures), embed_answers(model, [(row, ids)])
         chunks = model.backbone(
             torch.cat([asked.x, answered.x]),
             Documents.from_lengths([len(row) + len(ids)]),

@@ -1,6 +1,7 @@
 """Features of a frozen tower, computed once: fills the cache before training, then tells the data module which pictures it need not decode."""
 
 import os
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -83,16 +84,25 @@ def looked_up(cache: FeatureCache, data: DataModule, splits: Sequence[str]) -> b
 
     Should it be wrong, a picture that is not in the cache is encoded each time it comes.
     """
+    notes = _read_notes(cache)
+    identities = [data.pictures_identity(split) for split in splits]
+    return all(identity in notes and notes[identity] <= len(cache) for identity in identities)
+
+
+def _read_notes(cache: FeatureCache) -> dict[str, int]:
+    """How many pictures the cache had, by what `pictures_identity` said; lines that are no notes are left out."""
     try:
-        notes = dict(line.split() for line in (cache.folder / LOOKED_UP).read_text().splitlines())
-        return all(int(notes[data.pictures_identity(split)]) <= len(cache) for split in splits)
-    except (OSError, ValueError, KeyError):  # no file, half a line, other shards
-        return False
+        lines = (cache.folder / LOOKED_UP).read_text(errors="replace").splitlines()
+    except OSError:
+        return {}
+    notes = (re.fullmatch(r"(\S+) ([0-9]{1,15})", line) for line in lines)
+    return {note[1]: int(note[2]) for note in notes if note is not None}
 
 
 def note_looked_up(cache: FeatureCache, data: DataModule, splits: Sequence[str]) -> None:
     """Spare later runs the look-up, where the cache can be written: a full one may be there to be read only."""
     if not looked_up(cache, data, splits):
-        notes = "".join(f"{data.pictures_identity(split)} {len(cache)}\n" for split in splits)
+        # A new line first: what stands there may end in the middle of one.
+        notes = "".join(f"\n{data.pictures_identity(split)} {len(cache)}\n" for split in splits)
         with suppress(OSError), (cache.folder / LOOKED_UP).open("a") as file:
             file.write(notes)

@@ -17,7 +17,9 @@ def progress(what: str, total: int) -> Iterator[Show]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    # Output that goes to a file stays there; in the terminal it goes above the bar.
+    shown = Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty())
+    with shown as bar:
         task = bar.add_task(what, total=total)
         yield lambda done, all_of_them: bar.update(task, completed=done, total=all_of_them)
 

@@ -185,9 +185,17 @@ def test_smoothing_starts_each_document_at_its_own_first_concept() -> None:
     torch.testing.assert_close(whole, torch.cat(parts))
 
 
-@pytest.mark.parametrize("settings", [{"compression": 1.0}, {"compression": 2.0, "compression_image": 0.5}])
-def test_a_target_of_one_token_per_concept_is_refused(settings: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="must be above 1, got"):
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"compression": 1.0}, "compression is tokens per concept and must be above 1, got 1.0"),
+        ({"compression": 2.0, "compression_image": 0.5}, "compression_image is .* must be above 1, got 0.5"),
+        ({"compression": float("nan")}, "must be above 1, got nan"),
+        ({"compression": float("inf")}, "must be finite, got inf"),
+    ],
+)
+def test_a_target_that_merges_nothing_or_everything_is_refused(settings: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         ChunkConfig(**settings)
 
 

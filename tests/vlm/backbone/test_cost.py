@@ -17,6 +17,7 @@ from vlm.backbone.cost import (
     chunker,
     costs,
     count_parameters,
+    experts,
     flop_counter,
     flops_per_token,
     head_flops,
@@ -25,6 +26,7 @@ from vlm.backbone.cost import (
     layer,
     projectors,
 )
+from vlm.backbone.experts import SparseFeedForward
 
 CONFIG = BackboneConfig(
     width=32,
@@ -96,6 +98,14 @@ def test_a_training_step_does_three_times_the_work_of_a_forward_pass() -> None:
     with sdpa_kernel(SDPBackend.MATH), flop_counter() as counter:
         backbone(x, Documents.from_lengths([1] * 256)).hidden.sum().backward()
     assert counter.get_total_flops() == pytest.approx(3 * 256 * flops_per_token(PLAIN, context=1.0), rel=0.01)
+
+
+def test_flops_of_experts_are_exactly_those_that_torch_counts() -> None:
+    """All products of a layer of experts, the sum that combines them included."""
+    layer_of_experts = SparseFeedForward(32, PLAIN.experts)
+    with flop_counter() as counter:
+        layer_of_experts(torch.randn(300, 32))
+    assert counter.get_total_flops() == 300 * experts(PLAIN.token_block).flops
 
 
 def test_activated_parameters_leave_out_the_experts_that_were_not_chosen() -> None:

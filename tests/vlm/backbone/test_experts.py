@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vlm.backbone import dispatch
+from vlm.backbone.cost import flop_counter
 from vlm.backbone.experts import ExpertsConfig, SparseFeedForward
 from vlm.backbone.grouped import can_group
 
@@ -105,6 +106,22 @@ def test_the_operations_hold_to_the_rules_of_torch_library(learns: bool) -> None
     weight = routing.weight.detach().requires_grad_()
     args = (x, weight, routing.order, routing.ends, experts.gate_up_proj, experts.down_proj, True)
     torch.library.opcheck(torch.ops.conceptvlm.experts.default, args)
+
+
+@pytest.mark.parametrize("learns", [True, False], ids=["learning", "frozen"])
+def test_both_ways_to_run_experts_count_the_same_flops(monkeypatch: pytest.MonkeyPatch, learns: bool) -> None:
+    """A formula for the opaque operations, torch's own for the grouped products and the weighted sum."""
+    counts = []
+    for grouped in (False, True):
+        monkeypatch.setattr(dispatch, "runs_grouped", lambda *_, grouped=grouped: grouped)
+        layer, x = layer_of(), torch.randn(37, 16, requires_grad=True)
+        layer.experts.requires_grad_(learns)
+        with flop_counter() as forward:
+            out = layer(x)[0]
+        with flop_counter() as backward:
+            out.sum().backward()
+        counts.append((forward.get_total_flops(), backward.get_total_flops()))
+    assert counts[0] == counts[1]
 
 
 def test_load_counts_the_tokens_of_each_expert() -> None:

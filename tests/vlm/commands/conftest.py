@@ -102,3 +102,42 @@ def vlm(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> I
     threads = torch.get_num_threads()
     yield run
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that was never trained: its answers are noise, but hang on all that it reads."""
+    from vlm.backbone import BackboneConfig, ChunkConfig, ExpertsConfig
+    from vlm.connector import ConnectorConfig
+    from vlm.model import ModelConfig, VisionLanguageModel
+
+    torch.manual_seed(3)
+    backbone = BackboneConfig(
+        width=32,
+        num_heads=2,
+        num_kv_heads=1,
+        head_width=16,
+        encoder_layers=1,
+        concept_layers=1,
+        decoder_layers=1,
+        experts=ExpertsConfig(num_experts=2, top_k=1, hidden=16),
+        chunk=ChunkConfig(compression=2.0),
+        max_positions=200,
+        init_std=0.3,
+    )
+    encoder = {"name": "encoders.patch_encoder.PatchEncoder", "size_px": 32, "patch_px": 8, "width": 24}
+    settings = {"tokenizer": "demo", "connector": ConnectorConfig(), "backbone": backbone}
+    folder = tmp_path_factory.mktemp("run") / "model"
+    VisionLanguageModel(ModelConfig(encoder=encoder, **settings)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder of three pictures and a text."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for colour in ("red", "green", "blue"):
+        (folder / f"{colour}.png").write_bytes(png(colour))
+    (folder / "words.txt").write_text("no picture")
+    return folder

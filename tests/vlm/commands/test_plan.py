@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from vlm.cli import main
 from vlm.commands.model_cost import measure_vision
 from vlm.commands.plan import read_run
 from vlm.connector import ConnectorConfig
@@ -137,6 +138,8 @@ def test_nothing_is_written_and_no_data_is_needed(vlm: Vlm, config: Path, tmp_pa
     [
         (("--config", "nowhere.yaml"), "no config 'nowhere.yaml'"),
         (("--compression", "1"), "compression is tokens per concept and must be above 1, got 1.0"),
+        (("--compression", "nan"), "compression is tokens per concept and must be above 1, got nan"),
+        (("--compression", "inf"), "compression is tokens per concept and must be finite, got inf"),
         (("--measured", "2,0.5"), "cannot be below 1, got 2, 0.5"),
     ],
 )
@@ -160,14 +163,39 @@ def test_settings_that_fit_would_refuse_are_refused(vlm: Vlm, config: Path, tmp_
     code, _, err = vlm("plan", "--config", str(config), "--config", plain, "--measured", "2,2")
     assert code == 2
     assert "chunk is null" in err
+    both = overlay(tmp_path, backbone={"chunk": {"compression": 2.0, "tau": 6.0, "sigma": 0.1}})
+    code, _, err = vlm("plan", "--config", str(config), "--config", both)
+    assert code == 2
+    assert "sigma must be positive, and is an alternative to tau; got sigma=0.1, tau=6.0" in err
+    outside = overlay(tmp_path, backbone={"concept": {"loop": {"first": 1, "layers": 2}}})
+    code, _, err = vlm("plan", "--config", str(config), "--config", outside)
+    assert code == 2
+    assert "the loop covers concept layers 1 to 2 but concept_layers is 1" in err
     two = overlay(tmp_path, backbone={"chunk": {"compression": 2.0, "compression_image": 4.0}})
     code, _, err = vlm("plan", "--config", str(config), "--config", two)
     assert code == 2
     assert "text tokens have the target 2 and image tokens 4" in err
 
 
-def test_measured_takes_two_numbers(vlm: Vlm, config: Path, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("measured", ["2", "2,", "2,2,2", "nan,2", "2,inf"])
+def test_measured_takes_two_numbers(vlm: Vlm, config: Path, capfd: pytest.CaptureFixture[str], measured: str) -> None:
     with pytest.raises(SystemExit) as stopped:
-        vlm("plan", "--config", str(config), "--measured", "2")
+        vlm("plan", "--config", str(config), "--measured", measured)
     assert stopped.value.code == 2
     assert "give the compression of text and of image tokens, such as 1.9,2.4" in capfd.readouterr().err
+
+
+def test_memory_of_generation_is_weights_and_what_every_token_keeps(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--config", "demo.yaml", "--json", "--dtype", "fp32"]) == 0
+    one = json.loads(capsys.readouterr().out)
+    sizes = ["--sequences", "8", "--tokens", "1000"]
+    assert main(["plan", "--config", "demo.yaml", "--json", "--dtype", "fp32", *sizes]) == 0
+    many = json.loads(capsys.readouterr().out)
+    assert many["memory"][1]["name"] == "this config"
+    for before, after, model in zip(one["memory"], many["memory"], many["models"], strict=True):
+        assert after["weights"] == before["weights"]
+        assert after["keys_and_values"] == 8000 * model["kv_bytes_text"]
+        assert after["in_all"] == after["weights"] + after["keys_and_values"]
+    assert one["memory"][1]["weights"] == 4 * one["parameters"]["all"]["total"]
+    assert main(["plan", "--config", "demo.yaml", "--sequences", "0"]) == 2
+    assert "--sequences must be at least 1" in capsys.readouterr().err

@@ -61,6 +61,22 @@ def test_a_picture_cut_short_is_a_bad_record_that_names_its_question(
     cache = FeatureCache(tmp_path, encoder_key(model.encoder)) if on_disk else None
     with pytest.raises(BadRecord, match=r"the cut one.*cannot be decoded"):
         ModelAnswerer(model, cache).score([good, cut], [["yes"], ["yes"]])
+    with pytest.raises(BadRecord, match=r"the cut one.*cannot be decoded"):
+        ModelAnswerer(model, cache).generate([good, cut], 2)
+
+
+def test_a_question_longer_than_the_positions_is_a_bad_record(
+    model: VisionLanguageModel, make_question: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = replace(model.config.backbone, max_positions=20)
+    monkeypatch.setattr(model, "config", replace(model.config, backbone=backbone))
+    short, long = make_question("What?"), make_question("What? " * 20, id="the long one")
+    answerer = ModelAnswerer(model)
+    assert len(answerer.generate([short], 2)) == len(answerer.score([short], [["yes"]])) == 1
+    with pytest.raises(BadRecord, match=r"the long one: the prompt takes \d+ positions"):
+        answerer.generate([short, long], 2)
+    with pytest.raises(BadRecord, match=r"the long one: the prompt takes \d+ positions"):
+        answerer.score([short, long], [["yes"], ["yes"]])
 
 
 def test_the_fingerprint_changes_with_the_weights_alone(model: VisionLanguageModel) -> None:

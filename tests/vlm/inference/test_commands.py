@@ -1,4 +1,4 @@
-"""The `generate` and `eval` commands, from their arguments to what they print and write. Mirrors vlm/commands."""
+"""The `eval` command, from its arguments to what it prints and writes."""
 
 import argparse
 import json
@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 import vlm.commands.eval
-import vlm.commands.generate
 from data.sample import Question
 from data.shards import write_shard
 from vlm.commands.eval import kept_results
@@ -24,13 +23,6 @@ def run_folder(model: VisionLanguageModel, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("run")
     model.save_pretrained(folder / "model")
     return folder
-
-
-@pytest.fixture
-def picture(make_question: Make, tmp_path: Path) -> Path:
-    path = tmp_path / "red.png"
-    path.write_bytes(make_question("", "red").images["0.png"])
-    return path
 
 
 @pytest.fixture
@@ -57,63 +49,6 @@ def call(command: ModuleType, *arguments: object) -> int:
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
     return int(command.run(parser.parse_args([str(argument) for argument in arguments])))
-
-
-def test_generate_prints_an_answer(run_folder: Path, picture: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = (
-        "--model",
-        run_folder / "model",
-        "--image",
-        picture,
-        "--prompt",
-        "What is this?",
-        "--max-new-tokens",
-        5,
-    )
-    assert call(vlm.commands.generate, *arguments) == 0
-    plain = capsys.readouterr().out
-    assert call(vlm.commands.generate, *arguments, "--json") == 0
-    told = json.loads(capsys.readouterr().out)
-    assert plain == told["answer"] + "\n"
-    assert told["answer_tokens"] <= 5
-
-
-def test_a_mark_says_where_the_picture_stands() -> None:
-    parts = vlm.commands.generate.prompt_parts("Is {image} like {image}?", ["0.png", "1.png"])
-    assert [part.text or part.image for part in parts] == ["Is ", "0.png", " like ", "1.png", "?"]
-    before = vlm.commands.generate.prompt_parts("What?", ["0.png"])
-    assert [part.text or part.image for part in before] == ["0.png", "What?"]
-
-
-@pytest.mark.parametrize(
-    ("prompt", "image", "message"),
-    [
-        ("What?", "missing.png", "cannot read the picture .*missing.png: No such file"),
-        ("What?", "words.png", "words.png: .*is no JPEG, PNG, WEBP|words.png: .*begins with"),
-        ("{image} {image}", "red.png", "2 {image} marks but 1 pictures"),
-        ("What?", "", "cannot read the picture"),
-    ],
-)
-def test_generate_refuses_bad_input_in_one_line(
-    run_folder: Path, picture: Path, prompt: str, image: str, message: str
-) -> None:
-    (picture.parent / "words.png").write_text("not a picture")
-    with pytest.raises(ValueError, match=message) as error:
-        call(
-            vlm.commands.generate,
-            "--model",
-            run_folder / "model",
-            "--image",
-            picture.parent / image,
-            "--prompt",
-            prompt,
-        )
-    assert "\n" not in str(error.value)
-
-
-def test_an_empty_prompt_is_refused(run_folder: Path) -> None:
-    with pytest.raises(ValueError, match="prompt is empty"):
-        call(vlm.commands.generate, "--model", run_folder / "model", "--prompt", " ")
 
 
 def test_eval_scores_any_shard_and_keeps_every_answer(
@@ -198,8 +133,3 @@ def test_eval_refuses_a_folder_that_is_no_model_and_a_place_that_cannot_be_writt
     assert [path.name for path in half.parent.iterdir()] == ["model"]
     with pytest.raises(ValueError, match=r"cannot write in .*colours\.tar.*choose another folder with --out"):
         call(vlm.commands.eval, "--model", run_folder / "model", *arguments, "--out", shard / "out")
-
-
-def test_a_device_that_is_not_there_is_named(run_folder: Path, picture: Path) -> None:
-    with pytest.raises(ValueError, match="device 'cuda:99' cannot be used"):
-        call(vlm.commands.generate, "--model", run_folder / "model", "--prompt", "What?", "--device", "cuda:99")

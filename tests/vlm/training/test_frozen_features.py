@@ -1,6 +1,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import torch
 
 from data.module import DataModule
@@ -53,3 +54,35 @@ def test_half_a_note_is_no_note(tmp_path: Path) -> None:
     cache = FeatureCache(tmp_path, KEY)
     (cache.folder / LOOKED_UP).write_text("shards-tra")
     assert not looked_up(cache, Data("shards", []), ["train"])
+
+
+GARBAGE = [
+    b"shards-tra",
+    b"shards-train",
+    b"shards-train many\n",
+    b"shards-train -1\n",
+    b"shards-train 0 0\n",
+    b"shards-train 1" + b"0" * 5000,
+    b"\xff\xfe\x00\n",
+    b"\x89PNG\r\n\x1a\n",
+    b"\n\n{}\n",
+]
+
+
+@pytest.mark.parametrize("garbage", GARBAGE, ids=range(len(GARBAGE)))
+def test_garbage_is_no_note_and_does_not_hide_the_next_one(tmp_path: Path, garbage: bytes) -> None:
+    cache, data = FeatureCache(tmp_path, KEY), Data("shards", [])
+    (cache.folder / LOOKED_UP).write_bytes(garbage)
+    assert not looked_up(cache, data, ["train"])
+    note_looked_up(cache, data, ["train"])
+    assert looked_up(cache, data, ["train"])
+    with (cache.folder / LOOKED_UP).open("ab") as file:
+        file.write(garbage)
+    assert looked_up(cache, data, ["train"])
+
+
+def test_a_folder_in_the_notes_place_means_a_look_up_each_time(tmp_path: Path) -> None:
+    cache, data = FeatureCache(tmp_path, KEY), Data("shards", [])
+    (cache.folder / LOOKED_UP).mkdir()
+    note_looked_up(cache, data, ["train"])
+    assert not looked_up(cache, data, ["train"])
