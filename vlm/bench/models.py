@@ -21,7 +21,7 @@ from vlm.training.loss import answered_cross_entropy
 PLAIN = BackboneConfig(
     width=384,
     num_heads=6,
-    num_kv_heads=2,
+    num_kv_heads=6,
     head_width=64,
     encoder_layers=1,
     concept_layers=10,
