@@ -15,9 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vlm.backbone.documents import Documents
-from vlm.backbone.room import make_room
-
-ROOM = 64  # rows of a sequence are reserved in steps of this, or of a 32nd of what there is
+from vlm.backbone.room import comes_when_written, make_room, room_for
 
 
 class Run(NamedTuple):
@@ -65,15 +63,22 @@ class KeyValues:
         self.lengths = [0] * num_sequences
         self.rows = list(range(num_sequences))  # of each sequence, in the store
         self.num_rows = num_sequences
-        self.capacity = 0
+        self.capacity = 0  # of each row
+        self._written = [0] * num_sequences  # of each row, ever
         # (row, head, place, width): one head's past lies in one piece, which is how attention reads it.
         self.keys: list[Tensor | None] = [None] * len(layers)
         self.values: list[Tensor | None] = [None] * len(layers)
 
     @property
     def nbytes(self) -> int:
-        """Memory of the store, reserved room included."""
-        return sum(kept.nbytes for kept in (*self.keys, *self.values) if kept is not None)
+        """Memory that the store takes: what was ever written, or what is reserved where that is taken at once."""
+        kept = [one for one in (*self.keys, *self.values) if one is not None]
+        if not kept:
+            return 0
+        reserved = sum(one.nbytes for one in kept)
+        if not comes_when_written(kept[0].device):
+            return reserved
+        return reserved * sum(self._written) // (self.num_rows * self.capacity)
 
     def seat(self, documents: Documents, sequences: Sequence[int], stored: bool = True) -> Seats:
         """Places for the rows of `documents`, which continue these sequences; if they are stored, lengths grow at once.
@@ -89,9 +94,11 @@ class KeyValues:
                     f"a sequence would grow to {max(after)} tokens but the cache was made for {self.max_length}; "
                     "make it with a larger max_tokens"
                 )
-            self._reserve(max(after))
+            self.capacity = room_for(max(after), self.capacity, self.max_length, documents.starts.device)
             for sequence, length in zip(sequences, after, strict=True):
                 self.lengths[sequence] = length
+                row = self.rows[sequence]
+                self._written[row] = max(self._written[row], length)
         rows = [self.rows[sequence] for sequence in sequences]
         index = None
         if stored and documents.longest == 1 and len(rows) > 1:
@@ -133,6 +140,8 @@ class KeyValues:
         self.rows, self.lengths = rows, [self.lengths[i] for i in index]
         self._widen(max(rows, default=-1) + 1)
         length_of = dict(zip(rows, self.lengths, strict=True))
+        for _, new in copies:
+            self._written[new] = max(self._written[new], length_of[new])
         for kept in (*self.keys, *self.values):
             for old, new in copies if kept is not None else ():
                 kept[new, :, : length_of[new]] = kept[old, :, : length_of[new]]  # type: ignore[index]
@@ -151,13 +160,9 @@ class KeyValues:
             return
         # By a quarter at least: sequences that join one by one must not copy all others each time.
         self.num_rows = max(num_rows, self.num_rows + self.num_rows // 4)
+        self._written += [0] * (self.num_rows - len(self._written))
         for stores in (self.keys, self.values):
             stores[:] = [None if kept is None else self._sized(kept, kept.transpose(1, 2)[0]) for kept in stores]
-
-    def _reserve(self, length: int) -> None:
-        if length > self.capacity:
-            step = max(ROOM, self.capacity // 32)
-            self.capacity = min(self.max_length, -(-length // step) * step)
 
     def _sized(self, kept: Tensor | None, like: Tensor) -> Tensor:
         """The store of one layer at its present size; `like` has shape (_, heads, width)."""
@@ -251,7 +256,7 @@ class Cache:
 
     @property
     def nbytes(self) -> int:
-        """Memory of all state, reserved room included."""
+        """Memory that all state takes."""
         return sum(part.nbytes for part in (self.tokens, self.concepts, self.chunk) if part is not None)
 
     def select(self, index: Int[Tensor, " k"] | Sequence[int]) -> None:

@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import vlm.backbone.cache as cache_module
+import vlm.backbone.room as room_module
 import vlm.backbone.stored as stored_module
-from vlm.backbone import BackboneConfig, Cache, ChunkConfig, ConceptConfig, ConceptMoE, Documents, ExpertsConfig
-from vlm.backbone.cache import ROOM, KeyValues
+from vlm.backbone import BackboneConfig, ChunkConfig, ConceptConfig, ConceptMoE, Documents, ExpertsConfig
+from vlm.backbone.cache import KeyValues
 from vlm.backbone.config import LoopConfig
 
 pytestmark = pytest.mark.long
@@ -163,36 +165,44 @@ def moves_while_growing(num_tokens: int) -> tuple[int, KeyValues]:
     return copied, store
 
 
-def test_growth_copies_a_few_rows_for_each_token_however_long_the_past() -> None:
+def test_on_a_cpu_nothing_is_ever_moved_and_only_what_is_written_counts() -> None:
+    copied, store = moves_while_growing(4000)
+    assert copied == 0
+    assert store.nbytes == 2 * 4000 * 4 * 4
+
+
+@pytest.fixture
+def taken_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory as on a GPU: it is taken when it is asked for."""
+    for module in (room_module, cache_module):
+        monkeypatch.setattr(module, "comes_when_written", lambda device: False)
+
+
+def test_elsewhere_growth_copies_a_few_rows_for_each_token_however_long_the_past(taken_at_once: None) -> None:
     copied, store = moves_while_growing(4000)
     assert copied < 4000 * 40
-    assert store.capacity < 4000 * 1.04 + ROOM
-    assert store.lengths == [4000]
+    assert store.capacity < 4000 * 1.04 + room_module.GROWTH
+    assert store.nbytes == 2 * store.capacity * 4 * 4
 
 
-def test_room_is_as_large_as_the_longest_sequence_and_never_beyond_the_limit() -> None:
-    backbone = backbone_of()
+def test_elsewhere_room_is_that_of_the_longest_sequence_and_never_beyond_the_limit(taken_at_once: None) -> None:
+    backbone, x, y = backbone_of(), vectors(60), vectors(20)
     cache = backbone.new_cache(2, 70)
-    backbone.prefill(vectors(60), Documents.from_lengths([50, 10]), cache)
-    assert cache.tokens.capacity == ROOM
-    backbone.prefill(vectors(20), Documents.from_lengths([20]), cache, sequences=[0])
+    backbone.prefill(x, Documents.from_lengths([50, 10]), cache)
+    assert cache.tokens.capacity == room_module.GROWTH
+    hidden = backbone.prefill(y, Documents.from_lengths([20]), cache, sequences=[0]).hidden
     assert cache.tokens.capacity == 70
+    torch.testing.assert_close(hidden, alone(backbone, torch.cat([x[:50], y]))[50:], atol=1e-12, rtol=0)
 
 
-def held(cache: Cache) -> tuple[int, int]:
-    concepts = cache.concepts
-    assert concepts is not None
-    return cache.tokens.capacity, concepts.capacity
-
-
-def test_concepts_take_room_of_their_own_in_proportion_to_their_number() -> None:
+def test_elsewhere_concepts_take_room_in_proportion_to_their_number(taken_at_once: None) -> None:
     backbone = backbone_of()
     cache = backbone.new_cache(1, 3000)
     backbone.prefill(vectors(2000), Documents.from_lengths([2000]), cache)
-    tokens, concepts = held(cache)
     (count,) = cache.num_concepts
-    assert 2000 <= tokens < 2000 + ROOM
-    assert count <= concepts < count + ROOM
+    assert cache.concepts is not None
+    assert 2000 <= cache.tokens.capacity < 2000 + room_module.GROWTH
+    assert count <= cache.concepts.capacity < count + room_module.GROWTH
 
 
 @pytest.mark.parametrize(
