@@ -49,19 +49,24 @@ class DecodeTime:
 
 
 class Turns:
-    """A model that goes on by some steps at each call; the time of every step is kept."""
+    """A model that goes on by some steps at each call; the time of every step is kept.
+
+    What it says is fetched, but what it reads next is random: sequences with one prompt would else say the same, and a batch
+    of them would choose the experts of one.
+    """
 
     def __init__(self, advance: Advance, batch: int, steps: int, device: torch.device) -> None:
         self._advance, self.steps, self._device = advance, steps, device
-        self._ids = torch.zeros(batch, dtype=torch.long, device=device)
+        self._random = torch.Generator().manual_seed(0)
+        self._batch = batch
         self.seconds: list[float] = []
 
     def __call__(self) -> None:
         clock = time.perf_counter if self._device.type == "cuda" else time.process_time
         for _ in range(self.steps):
+            ids = torch.randint(VOCABULARY, (self._batch,), generator=self._random).to(self._device)
             began = clock()
-            self._ids = self._advance(self._ids, len(self.seconds)).argmax(-1)
-            self._ids.tolist()
+            self._advance(ids, len(self.seconds)).argmax(-1).tolist()
             self.seconds.append(clock() - began)
 
 
