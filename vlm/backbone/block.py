@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from vlm.backbone.attend import Layout, lay_out
 from vlm.backbone.attention import Attention, AttentionBias, QueryKeyNorm
-from vlm.backbone.cache import KeyValues, Seats
 from vlm.backbone.documents import Documents
 from vlm.backbone.experts import ExpertsConfig, Routing, SparseFeedForward
+from vlm.backbone.key_values import KeyValues, Seats
 from vlm.backbone.layers import RMSNorm, SwiGLU
 from vlm.backbone.stored import KeptLayer
 

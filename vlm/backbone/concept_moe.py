@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vlm.backbone.block import Block, BlockConfig, Stream, check_cpp_compiler
-from vlm.backbone.cache import Cache, KeyValues
+from vlm.backbone.cache import Cache
 from vlm.backbone.chunk import THRESHOLD, Chunker, Chunks, confidence, draw_boundaries, find_boundaries, smooth, weigh
 from vlm.backbone.config import BackboneConfig
 from vlm.backbone.continuation import continue_concepts, named_sequences
 from vlm.backbone.documents import Documents
 from vlm.backbone.experts import Routing, routing_losses
+from vlm.backbone.key_values import KeyValues
 from vlm.backbone.layers import RMSNorm, Rotary
 from vlm.backbone.ratio import ratio_losses
 

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlm.backbone.attend import attend, attend_with_denominator, has_flash
-from vlm.backbone.cache import KeyValues, Run, Seats
+from vlm.backbone.key_values import KeyValues, Run, Seats
 
 
 @dataclass(frozen=True)

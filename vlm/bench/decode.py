@@ -5,7 +5,6 @@ Prompts are really prefilled, once for each model and length, and copied for bat
 work, but only the real ones leave a cache in the state in which decoding finds it.
 """
 
-import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -98,7 +97,7 @@ def measure_decode(
         caches: dict[str, Any] = {}
         turns: dict[str, Turns] = {}
         for name, model in lineup.ours.items():
-            cache = caches[name] = copy.deepcopy(filled[name])
+            cache = caches[name] = filled[name].clone()
             cache.select([0] * batch)
             turns[name] = Turns(_ours(model, cache, closes.T.to(lineup.device)), batch, steps, lineup.device)
         if lineup.peer is not None:

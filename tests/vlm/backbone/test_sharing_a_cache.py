@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import vlm.backbone.cache as cache_module
+import vlm.backbone.key_values as key_values_module
 import vlm.backbone.room as room_module
 import vlm.backbone.stored as stored_module
 from vlm.backbone import BackboneConfig, ChunkConfig, ConceptConfig, ConceptMoE, Documents, ExpertsConfig
-from vlm.backbone.cache import KeyValues
 from vlm.backbone.config import LoopConfig
+from vlm.backbone.key_values import KeyValues
 
 pytestmark = pytest.mark.long
 
@@ -139,6 +139,23 @@ def test_whoever_joins_or_drops_out_changes_nobody_else(data: st.DataObject) -> 
     assert cache.num_tokens == tuple(len(text) for text in texts)
 
 
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_a_clone_goes_on_by_itself(kind: str) -> None:
+    backbone, stem, tails = backbone_of(kind), vectors(9), [vectors(6, seed=2), vectors(4, seed=3)]
+    cache = backbone.new_cache(2, 30)
+    backbone.prefill(torch.cat([vectors(3, seed=7), stem]), Documents.from_lengths([3, 9]), cache)
+    cache.select([1])
+    twin = cache.clone()
+    assert (twin.num_tokens, twin.num_concepts) == (cache.num_tokens, cache.num_concepts)
+    for t in range(6):
+        for one, tail in zip((cache, twin), tails, strict=True):
+            if t < len(tail):
+                last = backbone.step(tail[t : t + 1], one).hidden
+                whole = alone(backbone, torch.cat([stem, tail[: t + 1]]))
+                torch.testing.assert_close(last, whole[-1:], atol=1e-12, rtol=0)
+    assert (cache.num_tokens, twin.num_tokens) == ((15,), (13,))
+
+
 def test_dropping_copies_nothing_and_its_room_is_used_again() -> None:
     backbone, cache = backbone_of(), backbone_of().new_cache(4, 300)
     backbone.prefill(torch.cat([vectors(10)] * 4), Documents.from_lengths([10] * 4), cache)
@@ -174,7 +191,7 @@ def test_on_a_cpu_nothing_is_ever_moved_and_only_what_is_written_counts() -> Non
 @pytest.fixture
 def taken_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory as on a GPU: it is taken when it is asked for."""
-    for module in (room_module, cache_module):
+    for module in (room_module, key_values_module):
         monkeypatch.setattr(module, "comes_when_written", lambda device: False)
 
 
