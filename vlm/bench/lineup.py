@@ -63,6 +63,8 @@ def line_up(
         if name in chosen:
             torch.manual_seed(0)
             ours[name] = Ours(configs[name]).to(device, dtype).eval()
+    if peer is not None:
+        peer.take_weights(ours[BASELINE])
     return Lineup({name: configs[name] for name in ours}, ours, peer, device, dtype)
 
 

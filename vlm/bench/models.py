@@ -126,7 +126,7 @@ class Ours(nn.Module):
 
 
 class Peer(nn.Module):
-    """transformers' Qwen3MoE of the plain model's shape, its experts by grouped products, attention by SDPA."""
+    """transformers' Qwen3MoE of the plain model's shape, its experts by grouped products at first, attention by SDPA."""
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
@@ -148,12 +148,31 @@ class Peer(nn.Module):
             num_experts_per_tok=experts.top_k,
             moe_intermediate_size=experts.hidden,
             norm_topk_prob=experts.normalize_top_k,
+            rms_norm_eps=config.norm_eps,
+            rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
             tie_word_embeddings=False,
             use_cache=False,
         )
         self.model: Any = Qwen3MoeForCausalLM._from_config(
             settings, attn_implementation="sdpa", experts_implementation="grouped_mm"
         )
+
+    def take_weights(self, plain: Ours) -> None:
+        """Compute what our plain model does: random weights of its own would spread tokens over other numbers of experts."""
+        stacks = [
+            ("encoder", plain.backbone.encoder),
+            ("concept", plain.backbone.concept),
+            ("decoder", plain.backbone.decoder),
+        ]
+        places = [f"backbone.{name}.{layer}." for name, stack in stacks for layer in range(len(stack))]
+        names = {f"model.layers.{layer}.": place for layer, place in enumerate(places)}
+        names |= {"model.embed_tokens.": "embed.", "lm_head.": "head.", "model.norm.": "backbone.norm."}
+        weights = plain.state_dict()
+        taken = {}
+        for theirs in self.model.state_dict():
+            (place,) = [one for one in names if theirs.startswith(one)]
+            taken[theirs] = weights[names[place] + theirs[len(place) :]]
+        self.model.load_state_dict(taken)
 
     def loss(self, row: Row) -> Tensor:
         ids = row.ids.view(row.documents.num_documents, -1)

@@ -7,6 +7,7 @@ plain model's dense products and attention, which is what the machine could do i
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from torch import nn
 from vlm.backbone import BackboneConfig
 from vlm.backbone.cost import count_parameters, flops_per_token
 from vlm.bench.memory import peak_mib
-from vlm.bench.models import PLAIN, VOCABULARY, Ours, Row, builders, variants
+from vlm.bench.models import BASELINE, PLAIN, VOCABULARY, Ours, Peer, Row, builders, variants
 from vlm.bench.timing import interleave
 
 LIMIT = "products alone"
@@ -115,10 +116,12 @@ def measure_training(
     """
     row = Row.random(num_documents, length, device)
     configs = variants(compression)
-    models = {}
+    models: dict[str, Any] = {}
     for name, build in builders(compression, with_peer).items():
         torch.manual_seed(0)
         model = models[name] = build().to(device).train()
+        if isinstance(model, Peer):
+            model.take_weights(models[BASELINE])
         if compiled and isinstance(model, Ours):
             model.backbone.compile_blocks()
         elif compiled:

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from vlm.backbone import BackboneConfig
+from vlm.backbone import BackboneConfig, Documents
 from vlm.backbone.cost import costs, kv_bytes_per_token
 from vlm.bench import peer
 from vlm.bench.lineup import with_kv_heads
-from vlm.bench.models import VOCABULARY, Peer
+from vlm.bench.models import VOCABULARY, Ours, Peer
 
 PROMPT, STEPS = 11, 6
 
@@ -34,6 +34,16 @@ def test_both_caches_give_the_logits_of_a_run_without_one(model: Peer, experts: 
             logits = peer.step(model, token, cache)
             torch.testing.assert_close(logits, whole[PROMPT + turn].expand(batch, -1), atol=1e-4, rtol=1e-4)
     assert filled.get_seq_length() == PROMPT  # the copies have not touched it
+
+
+@torch.no_grad()
+def test_it_computes_what_our_plain_model_does(model: Peer, small: BackboneConfig) -> None:
+    torch.manual_seed(1)
+    ours = Ours(small).eval()
+    model.take_weights(ours)
+    ids = torch.randint(VOCABULARY, (1, PROMPT))
+    hidden = ours.backbone(ours.embed(ids[0]), Documents.from_lengths([PROMPT])).hidden
+    torch.testing.assert_close(model.model(input_ids=ids).logits[0], ours.head(hidden), atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()
