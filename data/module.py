@@ -16,7 +16,8 @@ from data.order import Draw, Order
 from data.pack import PackedOnce, PackedStream, RowReader, Source
 from data.sample import BadRecord, parse_sample, pictures_of
 from data.shards import open_shards
-from data.text import Picture, Tokenizer
+from data.text import Picture
+from data.tokenizer import Tokenizer
 
 # Packed rows of a window: the more, the fuller the rows; but each lane plans a window at the start and after a restart, so
 # above 1,024 records there are fewer.

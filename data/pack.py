@@ -18,7 +18,8 @@ from data.image import ImageLayout
 from data.order import Cursor, Draw, Order, chance
 from data.sample import BadRecord, parse_sample
 from data.shards import ShardSet
-from data.text import Row, Tokenizer, sample_row
+from data.text import Row, sample_row
+from data.tokenizer import Tokenizer
 
 TOO_LONG = "longer than row_tokens"
 BARREN_WINDOWS = 20  # windows in a row without one usable record, after which a lane gives up

@@ -5,85 +5,15 @@ document `<|bos|>` parts `<|end|>`; conversation `<|bos|>`, then for each turn `
 `<|image|>` once per slot. Text that spells a special token stays text: only this file writes special ids.
 """
 
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import tokenizers
 from jaxtyping import Bool, Int64
 
 from data.image import ImageLayout, check_header, picture_key
 from data.sample import BadRecord, Part, Sample
-
-SPECIAL_TOKENS = ("<|pad|>", "<|bos|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|image|>")
-DEMO_TOKENIZER = Path(__file__).parent / "assets" / "tokenizer" / "tokenizer.json"
-
-
-class Tokenizer:
-    """A `tokenizer.json` with the project's special tokens, looked up by name.
-
-    Args:
-        path: the file, its folder, or `demo` for the one that comes with the package.
-
-    Raises:
-        ValueError: the file is missing, or lacks a special token.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        path = DEMO_TOKENIZER if str(path) == "demo" else Path(path)
-        file = path / "tokenizer.json" if path.is_dir() else path
-        try:
-            text = file.read_bytes().decode("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(
-                f"tokenizer {file}: cannot be read ({error}); give a tokenizer.json or its folder"
-            ) from None
-        self._load(text, str(file))
-
-    def _load(self, text: str, name: str) -> None:
-        try:
-            tokenizer = tokenizers.Tokenizer.from_str(text)
-        except Exception as error:  # the Rust side raises nothing narrower
-            raise ValueError(f"tokenizer {name}: {error}; is it a tokenizer.json of the tokenizers library?") from None
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
-        tokenizer.encode_special_tokens = True
-        known = {token: tokenizer.token_to_id(token) for token in SPECIAL_TOKENS}
-        ids = [number for number in known.values() if number is not None]
-        if missing := [token for token, number in known.items() if number is None]:
-            raise ValueError(f"tokenizer {name}: lacks {', '.join(missing)}; add them as special tokens")
-        self.pad, self.bos, self.end, self.system, self.user, self.assistant, self.image = ids
-        self._text, self._name, self._tokenizer = text, name, tokenizer
-        for token in SPECIAL_TOKENS:
-            if set(self.encode(token)) & set(ids):
-                raise ValueError(f"tokenizer {name}: takes {token} in a text for the token; mark it special: true")
-
-    def __getstate__(self) -> tuple[str, str]:
-        return self._text, self._name
-
-    def __setstate__(self, state: tuple[str, str]) -> None:
-        self._load(*state)
-
-    @property
-    def vocab_size(self) -> int:
-        return self._tokenizer.get_vocab_size()
-
-    def encode(self, text: str) -> list[int]:
-        """Ids of a text; never those of special tokens."""
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of the ids, special tokens dropped."""
-        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
-
-    def fingerprint(self) -> str:
-        return hashlib.blake2b(self._text.encode(), digest_size=8).hexdigest()
-
-    def save(self, folder: str | Path) -> None:
-        """Write `tokenizer.json` into the folder, byte for byte as it was read."""
-        (Path(folder) / "tokenizer.json").write_text(self._text, encoding="utf-8", newline="")
+from data.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ LAYER_OF = {
     "connector": "model",
     "interleave": "model",
     "model_folder": "model",
+    "weight_files": "model",
+    "convert": "interop",
     "bench": "commands",
 }
 MAX_LINES = 300

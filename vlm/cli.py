@@ -19,6 +19,7 @@ COMMANDS = {
     "bench": "measure speed, memory and compression on this machine, beside the peers",
     "fit": "train a model from a config",
     "validate": "loss and compression of a checkpoint on held-out data",
+    "convert": "import a pretrained language model, or examine a model folder",
     "eval": "score a model on benchmarks",
     "compare": "put runs of two kinds side by side, seeds of each, with intervals of the difference",
     "generate": "answer prompts, about pictures or not, one or many",

@@ -8,23 +8,23 @@ A batch is one packed row of whole documents (see data/batch.py); there is no ba
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from jaxtyping import Float, Int
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from data.batch import Batch
 from data.image import ImageLayout
-from data.text import Tokenizer
+from data.tokenizer import Tokenizer
 from encoders.protocol import Features, from_name
 from vlm.backbone import BackboneConfig, BackboneOutput, ConceptMoE, Documents, backbone_config
 from vlm.connector import Connector, ConnectorConfig
 from vlm.interleave import interleave
+from vlm.weight_files import SHARD_BYTES, Size, load_weights, read_sizes, weight_files
 
 EncoderSetting = str | dict[str, Any] | None  # "timm:NAME", or a mapping with `name` and the encoder's settings
 CachedFeatures = Callable[[Sequence[str]], list[Tensor]]  # feature keys -> features (p w) of each
@@ -38,6 +38,7 @@ class ModelConfig:
     encoder: EncoderSetting
     connector: ConnectorConfig
     backbone: BackboneConfig
+    tie_embeddings: bool = True  # the head is the embedding, transposed; false: a head of its own
 
 
 def build_encoder(setting: EncoderSetting) -> Any:
@@ -57,23 +58,34 @@ def image_layout(encoder: Any, connector: ConnectorConfig) -> ImageLayout | None
 
 
 class VisionLanguageModel(nn.Module):
-    """A vision encoder in front of a ConceptMoE language backbone."""
+    """A vision encoder in front of a ConceptMoE language backbone.
 
-    def __init__(self, config: ModelConfig) -> None:
+    Args:
+        is_empty: embedding, head and backbone get no memory yet, for one who puts weights in anyway.
+    """
+
+    def __init__(self, config: ModelConfig, is_empty: bool = False) -> None:
         super().__init__()
         self.config = config
         self.tokenizer = Tokenizer(config.tokenizer)
         encoder = build_encoder(config.encoder)
         self.layout = image_layout(encoder, config.connector)
-        self.embed = nn.Embedding(self.tokenizer.vocab_size, config.backbone.width)
-        nn.init.normal_(self.embed.weight, std=config.backbone.width**-0.5)
+        vocab_size, width = self.tokenizer.vocab_size, config.backbone.width
+        place = torch.device("meta") if is_empty else nullcontext()
+        with place:
+            self.embed = nn.Embedding(vocab_size, width)
+            nn.init.normal_(self.embed.weight, std=width**-0.5)
         self.connector = None
         if encoder is not None:
             self.connector = Connector(config.connector, encoder.width, config.backbone.width)
             if hasattr(encoder, "materialise"):
                 encoder.materialise()
         self.encoder = encoder
-        self.backbone = ConceptMoE(config.backbone)
+        with place:
+            self.backbone = ConceptMoE(config.backbone)
+            self.head = None if config.tie_embeddings else nn.Linear(width, vocab_size, bias=False)
+        if self.head is not None:
+            nn.init.normal_(self.head.weight, std=width**-0.5)
         # Plain function, not a module: features of a frozen encoder that were computed before (encoders/feature_cache.py).
         self.cached_features: CachedFeatures | None = None
 
@@ -140,45 +152,59 @@ class VisionLanguageModel(nn.Module):
         documents = Documents.from_lengths(batch.lengths)
         return self.backbone(self.embed_batch(batch), documents, positions=batch.positions, is_image=batch.is_image)
 
+    @property
+    def head_weight(self) -> Float[Tensor, "v d"]:
+        """Rows of the head: the embedding's, unless the head is its own."""
+        return self.embed.weight if self.head is None else self.head.weight
+
     def logits(self, hidden: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:
-        """Next-token logits in float32 (float64 for float64 weights); the head is the embedding, transposed."""
+        """Next-token logits in float32 (float64 for float64 weights)."""
         with torch.autocast(hidden.device.type, enabled=False):
-            dtype = torch.promote_types(self.embed.weight.dtype, torch.float32)
-            return hidden.to(dtype) @ self.embed.weight.to(dtype).T
+            dtype = torch.promote_types(self.head_weight.dtype, torch.float32)
+            return hidden.to(dtype) @ self.head_weight.to(dtype).T
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write `model.safetensors`, `config.yaml` and `tokenizer.json`; the folder appears only when it is complete."""
-        from vlm.model_folder import replace_folder
+    def save_pretrained(self, folder: str | Path, shard_bytes: int = SHARD_BYTES) -> None:
+        """Write weights (in their dtypes), `config.yaml`, `tokenizer.json` and `SHA256SUMS`, as a whole or not at all.
 
-        with replace_folder(Path(folder)) as new:
-            weights = {name: value.detach().contiguous().cpu() for name, value in self.state_dict().items()}
-            save_file(weights, str(new / "model.safetensors"), metadata={"format": "pt"})
-            settings = asdict(self.config) | {"tokenizer": "tokenizer.json"}
-            (new / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
-            self.tokenizer.save(new)
+        Args:
+            shard_bytes: weights go into several files where one would be larger.
+        """
+        from vlm.model_folder import write_model_folder
+
+        weights = self.state_dict()
+        sizes = {name: Size(tuple(value.shape), value.dtype) for name, value in weights.items()}
+        write_model_folder(Path(folder), self.config, self.tokenizer, sizes, lambda name: [weights[name]], shard_bytes)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "VisionLanguageModel":
-        """A saved model, in evaluation mode, on the CPU.
+        """A saved model, in evaluation mode, on the CPU, its tensors of the dtypes in which they were saved.
 
         Raises:
-            ValueError: a file of the folder is missing, or its weights are of another architecture than its config.
+            ValueError: a file of the folder is missing or changed, or is of another model than the config.
         """
-        from vlm.model_folder import check_weights, read_model_config
+        from vlm.model_folder import check_sums, check_tokenizer, check_weights, read_model_config
 
         folder = Path(folder)
-        model = cls(read_model_config(folder))
-        weights = load_file(str(folder / "model.safetensors"))
-        check_weights(model, weights, folder / "model.safetensors")
-        model.load_state_dict(weights)
+        config = read_model_config(folder)
+        files = weight_files(folder)
+        stored = read_sizes(files)
+        model = cls(config, is_empty=True)
+        check_tokenizer(model.tokenizer, stored, folder)
+        check_weights(model, stored, files[0] if len(files) == 1 else folder)
+        check_sums(folder)
+        load_weights(model, stored)
         return model.eval()
 
 
 def model_config(settings: dict[str, Any]) -> ModelConfig:
     """A ModelConfig from plain mappings, as they stand in a model folder's config.yaml."""
+    tie_embeddings = settings.get("tie_embeddings", True)  # folders of earlier versions do not say
+    if not isinstance(tie_embeddings, bool):
+        raise ValueError(f"tie_embeddings must be true or false, got {tie_embeddings!r}")
     return ModelConfig(
         tokenizer=settings["tokenizer"],
         encoder=settings["encoder"],
         connector=ConnectorConfig(**settings["connector"]),
         backbone=backbone_config(settings["backbone"]),
+        tie_embeddings=tie_embeddings,
     )

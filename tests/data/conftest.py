@@ -11,7 +11,7 @@ from PIL import Image
 
 from data.image import ImageLayout, ImageSpec
 from data.shards import write_shard
-from data.text import SPECIAL_TOKENS, Tokenizer
+from data.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 SPEC = ImageSpec(size_px=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from data.batch import Batch, collate
 from data.image import ImageLayout
 from data.sample import BadRecord, Part, Sample
-from data.text import Row, Tokenizer, sample_row
+from data.text import Row, sample_row
+from data.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="session")

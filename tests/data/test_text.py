@@ -9,16 +9,8 @@ from hypothesis import strategies as st
 
 from data.image import ImageLayout
 from data.sample import BadRecord, Message, Part, Sample
-from data.text import (
-    SPECIAL_TOKENS,
-    Tokenizer,
-    join_rows,
-    opening_row,
-    prompt_row,
-    sample_row,
-    token_row,
-    turn_row,
-)
+from data.text import join_rows, opening_row, prompt_row, sample_row, token_row, turn_row
+from data.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 
 def document(*parts: Part, **images: bytes) -> Sample:

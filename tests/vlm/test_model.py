@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from data.batch import Batch
-from data.text import Tokenizer
+from data.tokenizer import Tokenizer
 from vlm.backbone import BackboneConfig, ChunkConfig, ExpertsConfig
 from vlm.connector import ConnectorConfig
 from vlm.model import ModelConfig, VisionLanguageModel
@@ -68,6 +68,7 @@ def test_a_saved_model_gives_the_same_hidden_vectors_when_loaded(model: VisionLa
     model.save_pretrained(tmp_path / "model")
     loaded = VisionLanguageModel.from_pretrained(tmp_path / "model")
     assert sorted(p.name for p in (tmp_path / "model").iterdir()) == [
+        "SHA256SUMS",
         "config.yaml",
         "model.safetensors",
         "tokenizer.json",

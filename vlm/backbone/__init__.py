@@ -8,6 +8,7 @@ from vlm.backbone.controller import RatioController
 from vlm.backbone.documents import Documents
 from vlm.backbone.experts import ExpertsConfig
 from vlm.backbone.ratio import ratio_loss
+from vlm.backbone.rope import RopeScaling
 
 __all__ = [
     "BackboneConfig",
@@ -21,6 +22,7 @@ __all__ = [
     "ExpertsConfig",
     "LoopConfig",
     "RatioController",
+    "RopeScaling",
     "backbone_config",
     "ratio_loss",
 ]

@@ -50,7 +50,7 @@ class ConceptMoE(nn.Module):
         self.config = config
         self.recompute_blocks = False
         chunk, wide = config.chunk, config.concept_width
-        self.rotary = Rotary(config.head_width, config.rope_theta)
+        self.rotary = Rotary(config.head_width, config.rope_theta, config.rope_scaling)
         self.encoder = _stack(config.token_block, config.encoder_layers)
         self.concept = _stack(config.concept_block, config.concept_layers)
         self.decoder = _stack(config.token_block, config.decoder_layers, chunk is not None and chunk.joint is not None)

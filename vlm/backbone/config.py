@@ -9,6 +9,7 @@ from vlm.backbone.attention import AttentionBias, QueryKeyNorm
 from vlm.backbone.block import BlockConfig
 from vlm.backbone.chunk import ChunkConfig
 from vlm.backbone.experts import ExpertsConfig
+from vlm.backbone.rope import RopeScaling
 
 Config = TypeVar("Config", bound=Any)
 
@@ -61,6 +62,7 @@ class BackboneConfig:
     qk_norm: QueryKeyNorm = "head"  # queries and keys normalised by head (Qwen3), over all heads (OLMoE), or null
     attention_bias: AttentionBias = None  # biases on q, k, v (Qwen2), or on all four projections; null: none
     rope_theta: float = 10000.0
+    rope_scaling: RopeScaling | None = None  # rotary positions stretched; null: as they are
     norm_eps: float = 1e-6
     init_std: float = 0.02
     max_positions: int = 32_768  # generation refuses what would go beyond; rotary positions themselves have no end

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from vlm.backbone.rope import RopeScaling, rope_frequencies
+
 FEW_ROWS = 64
 
 
@@ -66,27 +68,32 @@ class Rotary(nn.Module):
     pairs. The frequencies are those of one axis: where time = row = column, as in text, the result is the 1-D encoding.
     """
 
-    def __init__(self, head_width: int, theta: float) -> None:
+    def __init__(self, head_width: int, theta: float, scaling: RopeScaling | None = None) -> None:
         super().__init__()
         self.num_pairs = head_width // 2
         self.theta = theta
+        self.scaling = scaling
+        self.amplitude = 1.0 if scaling is None else scaling.amplitude
 
     def forward(
         self, positions: Int[Tensor, " n"] | Int[Tensor, "n 3"], dtype: torch.dtype
     ) -> tuple[Float[Tensor, "n 1 pairs"], Float[Tensor, "n 1 pairs"]]:
-        """Cosine and sine of each pair's angle, at least float32."""
+        """Cosine and sine of each pair's angle, times the scaling's amplitude; at least float32."""
         precise = torch.promote_types(dtype, torch.float32)
         pair = torch.arange(self.num_pairs, device=positions.device)
-        frequency = self.theta ** (-pair.to(torch.float64) / self.num_pairs)
+        frequency = rope_frequencies(self.theta, self.num_pairs, self.scaling, positions.device)
         coordinate = positions[:, None] if positions.ndim == 1 else positions[:, pair % 3]
         # Angles in float64: float32 would lose the fast pairs' phase at long positions. MPS has none, but no user here
         # either.
         angle = coordinate.to(torch.float64) * frequency
-        return angle.cos().to(precise)[:, None], angle.sin().to(precise)[:, None]
+        cosine, sine = angle.cos(), angle.sin()
+        if self.amplitude != 1:
+            cosine, sine = cosine * self.amplitude, sine * self.amplitude
+        return cosine.to(precise)[:, None], sine.to(precise)[:, None]
 
 
 class _Rotate(torch.autograd.Function):
-    """Backward of a rotation is the rotation the other way."""
+    """Backward of a rotation is the rotation the other way, also where cosine and sine have an amplitude."""
 
     @staticmethod
     def forward(ctx, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:  # type: ignore[no-untyped-def]

@@ -24,11 +24,11 @@ KEY_PARTS = ("another model", "other sampling options", "another prompt or other
 
 def model_key(folder: Path) -> str:
     """Changes with every byte of the model's files; found without loading it."""
-    from vlm.model_folder import MODEL_FILES
+    from vlm.model_folder import model_files
 
     digest = hashlib.blake2b(digest_size=6)
-    for name in MODEL_FILES:
-        with (folder / name).open("rb") as file:
+    for path in model_files(folder):
+        with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "blake2b").digest())
     return digest.hexdigest()
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from vlm.commands.pretrained import with_pretrained
+
 # Of a run's config; each is a mapping, or the name of a file that holds it.
 GROUPS = ("backbone", "checkpoint", "connector", "data", "model", "optimizer", "trainer")
 CONFIGS = Path(__file__).resolve().parent.parent.parent / "configs"
@@ -98,8 +100,12 @@ _StrictLoader.add_implicit_resolver(
 
 
 def load_yaml_strictly(stream: str) -> Any:
-    """Load YAML, refusing a key that stands twice in one mapping, of which YAML would silently keep the last."""
-    return yaml.load(stream, Loader=_StrictLoader)
+    """Load YAML, refusing a key that stands twice in one mapping, of which YAML would silently keep the last.
+
+    A config's pretrained backbone is put in here, as the parser would take its name for that of a file.
+    """
+    found = yaml.load(stream, Loader=_StrictLoader)
+    return with_pretrained(found) if isinstance(found, dict) else found
 
 
 def read_yaml_strictly() -> None:

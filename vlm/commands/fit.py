@@ -1,6 +1,6 @@
 """`vlm fit` and `vlm validate`: the Lightning CLI with the project's config graph.
 
-    tokenizer, encoder, connector, backbone, optimizer  (top level; linked into)->  model, data
+    tokenizer, encoder, connector, backbone, tie_embeddings, optimizer  (top level; linked into)->  model, data
 The model and the data module both take from the top level, and neither from the other.
 """
 
@@ -60,6 +60,7 @@ def build_model(
     freeze: list[str] | None = None,
     feature_cache: str | None = None,
     hold_compression: bool = True,
+    start: str | None = None,
 ) -> VLMTrainingModule:
     """What learns, and how.
 
@@ -69,9 +70,10 @@ def build_model(
         freeze: names of the parts that do not learn, such as `encoder`.
         feature_cache: folder for the features of a frozen encoder, or `auto`; null encodes each picture each time.
         hold_compression: a controller holds the target by the weight of the ratio loss; false keeps the weight constant, as the paper does.
+        start: model folder whose weights the run begins with; parts that it lacks begin new.
     """
     return VLMTrainingModule(
-        config, optimizer, freeze=freeze, feature_cache=feature_cache, hold_compression=hold_compression
+        config, optimizer, freeze=freeze, feature_cache=feature_cache, hold_compression=hold_compression, start=start
     )
 
 
@@ -115,13 +117,16 @@ def build_data(
     )
 
 
-def compose_model(tokenizer: str, encoder: EncoderSetting, connector: Any, backbone: Any) -> ModelConfig:
+def compose_model(
+    tokenizer: str, encoder: EncoderSetting, connector: Any, backbone: Any, tie_embeddings: bool
+) -> ModelConfig:
     """The model's config from the top-level groups, as the parser holds them."""
     settings = {
         "tokenizer": tokenizer,
         "encoder": plain(encoder),
         "connector": plain(connector),
         "backbone": plain(backbone),
+        "tie_embeddings": tie_embeddings,
     }
     required = [field.name for field in fields(BackboneConfig) if field.default is MISSING and field.name != "chunk"]
     if missing := [name for name in required if settings["backbone"].get(name) is None]:
@@ -159,12 +164,17 @@ class VLMCommandLine(LightningCLI):
         )
         parser.add_argument("--connector", type=ConnectorConfig, default=ConnectorConfig())
         parser.add_argument("--backbone", type=BackboneConfig)
+        parser.add_argument(
+            "--tie_embeddings", type=bool, default=True, help="the head is the embedding; false: a head of its own"
+        )
         parser.add_argument("--optimizer", type=OptimizerConfig, default=OptimizerConfig())
         parser.add_lightning_class_args(Checkpoints, "checkpoint")
         parser.link_arguments("tokenizer", "data.tokenizer")
         parser.link_arguments(("encoder", "connector"), "data.layout", compute_fn=compose_layout)
         parser.link_arguments(
-            ("tokenizer", "encoder", "connector", "backbone"), "model.config", compute_fn=compose_model
+            ("tokenizer", "encoder", "connector", "backbone", "tie_embeddings"),
+            "model.config",
+            compute_fn=compose_model,
         )
         parser.link_arguments("optimizer", "model.optimizer", compute_fn=lambda group: OptimizerConfig(**plain(group)))
 

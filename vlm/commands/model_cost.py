@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from data.text import Tokenizer
+from data.tokenizer import Tokenizer
 from encoders.protocol import Features
 from encoders.timm_encoder import TimmEncoder
 from vlm.backbone.cost import concept_parts, costs, flop_counter, head_flops, token_parts
@@ -65,7 +65,10 @@ def parameter_parts(model: ModelConfig, vision: Vision | None) -> dict[str, dict
     if vision is not None:
         counts |= {"encoder": (vision.tower, vision.tower), "connector": (vision.connector, vision.connector)}
     embed = Tokenizer(model.tokenizer).vocab_size * model.backbone.width
-    counts["embed, which is the head too"] = embed, embed
+    if model.tie_embeddings:
+        counts["embed, which is the head too"] = embed, embed
+    else:
+        counts |= {"embed": (embed, 0), "head": (embed, embed)}  # a token looks its row up, and passes through the head
     parts = token_parts(model.backbone) | concept_parts(model.backbone)
     counts |= {f"backbone: {name}": (part.total, part.activated) for name, part in parts.items() if part.total}
     counts["all"] = sum(total for total, _ in counts.values()), sum(activated for _, activated in counts.values())
@@ -82,6 +85,8 @@ def token_flops(model: ModelConfig, vision: Vision | None, training: Mapping[str
         training: the config's `model` group: `freeze` and `feature_cache`.
     """
     learns = {"embed", "backbone"} | (set() if vision is None else {"encoder", "connector"})
+    own_head = "embed" if model.tie_embeddings else "head"
+    learns.add(own_head)
     learns -= set(training.get("freeze") or ())
 
     def times(part: str, *before: str) -> int:
@@ -96,7 +101,7 @@ def token_flops(model: ModelConfig, vision: Vision | None, training: Mapping[str
         lines["image token"] = [(cost.image.flops, in_backbone), tower, connector]
         lines |= {"image token, of it the encoder": [tower], "image token, of it the connector": [connector]}
     head = head_flops(model.backbone.width, Tokenizer(model.tokenizer).vocab_size)
-    lines["head, for a token with logits"] = [(head, times("embed", "encoder", "connector", "backbone"))]
+    lines["head, for a token with logits"] = [(head, times(own_head, "encoder", "connector", "embed", "backbone"))]
     return {
         name: {
             "forward": float(sum(flops for flops, _ in part)),

@@ -108,7 +108,8 @@ def run(args: argparse.Namespace) -> int:
     print("\n" + table(COLUMNS, [cells(one) for one in models]))
     titles = (f"MiB, {args.sequences:,} x {args.tokens:,} tokens", "weights", "keys and values", "in all")
     sizes = [
-        (one["name"], *(mebibytes(one[part]) for part in ("weights", "keys_and_values", "in_all"))) for one in memory
+        (one["name"], *(mebibytes(float(one[part])) for part in ("weights", "keys_and_values", "in_all")))
+        for one in memory
     ]
     print("\n" + table(titles, sizes))
     print("\n".join([NOTES.format(dtype=args.dtype), *notes]))

@@ -6,7 +6,7 @@ however long the answer is.
 
 from collections.abc import Sequence
 
-from data.text import Tokenizer
+from data.tokenizer import Tokenizer
 
 UNKNOWN = "\ufffd"  # what decoding gives for bytes that make no character, yet or at all
 CONTEXT = 4  # ids decoded again before new ones: some tokenizers write a token at the start of a text differently

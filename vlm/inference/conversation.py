@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from data.sample import Part
-from data.text import Row, Tokenizer, join_rows, opening_row, token_row, turn_row
+from data.text import Row, join_rows, opening_row, token_row, turn_row
+from data.tokenizer import Tokenizer
 from vlm.backbone import Cache, Documents
 from vlm.inference.decoding import Answer, choose_next, step_hidden
 from vlm.inference.generate import Piece, Request, check_request, piece_of

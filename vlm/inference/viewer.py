@@ -15,7 +15,8 @@ from torch import Tensor
 
 from data.image import ImageSpec, prepare_image
 from data.sample import Question
-from data.text import Row, Tokenizer, prompt_row
+from data.text import Row, prompt_row
+from data.tokenizer import Tokenizer
 from vlm.backbone import Documents
 from vlm.inference.generate import Request, generate
 from vlm.inference.pictures import PictureFeatures, answering

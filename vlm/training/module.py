@@ -15,7 +15,7 @@ from torch import Tensor
 from data.batch import Batch
 from vlm.backbone import BackboneOutput, RatioController
 from vlm.model import ModelConfig, VisionLanguageModel
-from vlm.model_folder import check_weights
+from vlm.model_folder import check_weights, start_from
 from vlm.training.frozen_features import FrozenFeatures
 from vlm.training.loss import answered_cross_entropy
 from vlm.training.optim import OptimizerConfig, build_optimizer
@@ -43,6 +43,7 @@ class VLMTrainingModule(LightningModule):
             constant weight of the paper.
         compile_blocks: run the backbone's blocks through torch.compile; needs a C++ compiler, and some minutes at the start.
         recompute_blocks: keep only the blocks' inputs for the backward pass and compute the rest again: less memory, a third more work.
+        start: model folder whose weights it begins with, in float32; parts that the folder lacks begin new.
     """
 
     def __init__(
@@ -54,9 +55,12 @@ class VLMTrainingModule(LightningModule):
         hold_compression: bool = True,
         compile_blocks: bool = False,
         recompute_blocks: bool = False,
+        start: str | None = None,
     ) -> None:
         super().__init__()
         self.vlm = VisionLanguageModel(config)
+        if start is not None:
+            start_from(self.vlm, Path(start))
         self.vlm.backbone.recompute_blocks = recompute_blocks
         if compile_blocks:
             self.vlm.backbone.compile_blocks()
@@ -130,7 +134,7 @@ class VLMTrainingModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Sum of the losses of this rank's micro-batch, with what is to be watched."""
         out = self.vlm(batch)
-        cross_entropy = answered_cross_entropy(out.hidden, batch.labels, self.vlm.embed.weight, batch.num_answered)
+        cross_entropy = answered_cross_entropy(out.hidden, batch.labels, self.vlm.head_weight, batch.num_answered)
         # Filled there, not copied from here: a copy would wait for the device.
         answered = torch.full((), float(batch.num_answered), dtype=torch.float64, device=cross_entropy.device)
         self._answered = self._answered + answered
@@ -177,7 +181,7 @@ class VLMTrainingModule(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Loss and compression in evaluation mode, summed; `watch` adds them up."""
         out = self.vlm(batch)
-        cross_entropy = answered_cross_entropy(out.hidden, batch.labels, self.vlm.embed.weight, batch.num_answered)
+        cross_entropy = answered_cross_entropy(out.hidden, batch.labels, self.vlm.head_weight, batch.num_answered)
         return {"cross_entropy": cross_entropy} | watched(out)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

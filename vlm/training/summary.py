@@ -6,7 +6,7 @@ from lightning.pytorch import LightningModule
 
 from vlm.backbone.cost import flops_per_token
 
-PARTS = ("encoder", "connector", "embed", "backbone")
+PARTS = ("encoder", "connector", "embed", "backbone", "head")
 
 
 def summary_rows(module: Any) -> list[tuple[str, str, str]]:

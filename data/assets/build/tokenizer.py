@@ -11,7 +11,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from data.shards import open_shards
-from data.text import SPECIAL_TOKENS
+from data.tokenizer import SPECIAL_TOKENS
 
 VOCABULARY = 4096
 

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, pre_tokenizers
 
 from data.assets.build.tokenizer import VOCABULARY
 from data.assets.pieces import ASSETS
-from data.text import SPECIAL_TOKENS
+from data.tokenizer import SPECIAL_TOKENS
 
 
 @cache

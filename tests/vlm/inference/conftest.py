@@ -11,7 +11,7 @@ from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from data.sample import Part, Question
-from data.text import SPECIAL_TOKENS
+from data.tokenizer import SPECIAL_TOKENS
 from vlm.backbone import BackboneConfig, ChunkConfig, ExpertsConfig
 from vlm.connector import ConnectorConfig
 from vlm.model import ModelConfig, VisionLanguageModel

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.text import Tokenizer
+from data.tokenizer import Tokenizer
 from vlm.inference.answer_text import LONGEST, AnswerText, Characters
 
 DEMO = Tokenizer("demo")
