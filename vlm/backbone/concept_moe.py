@@ -172,7 +172,7 @@ class ConceptMoE(nn.Module):
         """Continue sequences of the cache by the tokens of one document each, as evaluation would.
 
         Equal to `forward` of the whole documents in evaluation mode, wherever they are cut. Without `positions`, they
-        are counted from what the cache holds.
+        are counted from what the cache holds. A call that raises in the middle leaves the cache spoilt.
 
         Args:
             sequences: which sequence each document continues; all, in order, where None. The others stay as they are.

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vlm.backbone.block import Stream
@@ -64,7 +64,7 @@ def continue_concepts(
             turn = backbone.rotary(index, x.dtype)
         seats = cache.concepts.seat(concept_documents, named, stored)
         views = backbone.run_concepts(concepts, Stream(concept_documents, turn, cache.concepts, seats), [])
-        smoothed = smooth(views, prob[boundary], old[row], first)
+        smoothed = _smooth_apart(views, prob[boundary], old[row], first)
         table = torch.cat([old, smoothed])
         state.smoothed = old.index_copy(0, row, smoothed[concept_documents.ends - 1])
     if stored:
@@ -78,6 +78,19 @@ def continue_concepts(
     concept_of_token = torch.where(sees_new, concept, -1)
     seen = table.index_select(0, torch.where(sees_new, len(old) + concept, document)).to(x.dtype)
     return seen, Chunks(prob, closes, concept_of_token, boundary, concept_documents, counts)
+
+
+def _smooth_apart(
+    views: Float[Tensor, "m views"],
+    prob: Float[Tensor, " m"],
+    before: Float[Tensor, "s views"],
+    starts: Int[Tensor, " s"],
+) -> Float[Tensor, "m views"]:
+    """`smooth`, where a sequence whose numbers have gone wrong spoils itself alone: 0 times NaN is no 0."""
+    spoilt = ~views.isfinite().all(1)
+    spoilt = spoilt.index_put((starts,), spoilt[starts] | ~before.isfinite().all(1))
+    clean = smooth(views.nan_to_num(0.0, 0.0, 0.0), prob, before.nan_to_num(0.0, 0.0, 0.0), starts)
+    return clean.masked_fill(spoilt[:, None], torch.nan)
 
 
 def named_sequences(sequences: Sequence[int] | None, cache: Cache, documents: Documents) -> list[int]:

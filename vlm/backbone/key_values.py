@@ -146,8 +146,12 @@ class KeyValues:
                 kept[new, :, : length_of[new]] = kept[old, :, : length_of[new]]  # type: ignore[index]
 
     def append(self, count: int) -> None:
-        fresh = range(self.num_rows, self.num_rows + count)
-        self.rows += [*self._free(self.rows), *fresh][:count]
+        free, fresh = self._free(self.rows), range(self.num_rows, self.num_rows + count)
+        for row in free[:count]:
+            for kept in (*self.keys, *self.values):
+                if kept is not None:
+                    kept[row, :, : self._written[row]].zero_()  # may be read under a mask, so NaN must not stay
+        self.rows += [*free, *fresh][:count]
         self.lengths += [0] * count
         self._widen(max(self.rows, default=-1) + 1)
 

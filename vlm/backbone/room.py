@@ -37,4 +37,14 @@ def make_room(like: Tensor, shape: tuple[int, ...]) -> Tensor:
         return like.new_zeros(shape)
     # Private, or a forked process would write into it; without a claim on memory where Python knows the flag (3.13).
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
-    return torch.frombuffer(mmap.mmap(-1, num_bytes, flags=flags), dtype=like.dtype).view(shape)
+    try:
+        room = mmap.mmap(-1, num_bytes, flags=flags)
+    except OSError as error:
+        raise ValueError(
+            f"the cache of one layer needs {num_bytes / 2**30:.1f} GiB of room for {shape[0]} sequences of up to {shape[2]} "
+            f"tokens, and the system does not give it ({error.strerror}); lower the token budget, or answer fewer at once"
+        ) from error
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        # With huge pages a token would take 2 MiB for each row, head and layer.
+        room.madvise(mmap.MADV_NOHUGEPAGE)
+    return torch.frombuffer(room, dtype=like.dtype).view(shape)

@@ -24,6 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read what the runs left, compare, print."""
+    named = [path.resolve() for path in (*args.runs, *args.others)]
+    if again := [str(path) for path in named if named.count(path) > 1]:
+        raise ValueError(f"{again[0]} is named more than once; a run counts once, or its seed would count as several")
     found = [*score_comparisons(args.runs, args.others), *loss_comparisons(args.runs, args.others)]
     if not found:
         raise ValueError(

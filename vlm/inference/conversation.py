@@ -148,6 +148,8 @@ class Conversation:
                         assert self._cache is not None
                         hidden = step_hidden(model, self._cache, [answer])
                     told = answer.take(*choose_next(model, hidden, [answer])[0])
+                if answer.finish == "error":
+                    raise ValueError(answer.error)
                 if told and answer.finish is None:
                     yield Piece(index, told)
             self._keep(turn, answer)

@@ -4,6 +4,7 @@ In: prompts, each with its `Answer`. Out: the new text of each answer after each
 for another, and none changes what another says.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -31,6 +32,7 @@ class Answer:
         ids: all that were chosen, with the one that ended it.
         logprobs: of each id, by the model itself (temperature 1, nothing cut off).
         finish: None while it grows.
+        error: one line, where it ended because the model's logits were not finite.
     """
 
     def __init__(self, model: VisionLanguageModel, row: Row, sampling: Sampling) -> None:
@@ -40,7 +42,8 @@ class Answer:
         self.draw = Draw(sampling, prompt_ids, tokenizer.vocab_size, model.embed.weight.device)
         self.ids: list[int] = []
         self.logprobs: list[float] = []
-        self.finish: Literal["end", "stop", "length"] | None = None
+        self.finish: Literal["end", "stop", "length", "error"] | None = None
+        self.error: str | None = None
         self._end = tokenizer.end
         self._start = next_time(row)
         self._text = AnswerText(tokenizer, sampling.stop)
@@ -57,6 +60,13 @@ class Answer:
 
     def take(self, token: int, logprob: float) -> str:
         """Grow by a token; gives the text that is certain now."""
+        if not math.isfinite(logprob):
+            self.finish = "error"
+            self.error = (
+                f"the model's logits are not finite after {len(self.ids)} tokens of the answer; "
+                "are there NaN or inf among its weights, or does its precision overflow?"
+            )
+            return self._text.finish()
         self.ids.append(token)
         self.logprobs.append(logprob)
         self.draw.meet(token)

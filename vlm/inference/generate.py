@@ -139,7 +139,8 @@ def piece_of(index: int, answer: Answer, text: str) -> Piece:
     """What `take` of an answer gave, as a piece."""
     if answer.finish is None:
         return Piece(index, text)
-    return Piece(index, text, Generation(answer.text, tuple(answer.ids), tuple(answer.logprobs), answer.finish))
+    said = Generation(answer.text, tuple(answer.ids), tuple(answer.logprobs), answer.finish, answer.error)
+    return Piece(index, text, said)
 
 
 def _failed(index: int, error: str) -> Piece:

@@ -34,6 +34,7 @@ class Sampling:
     seed: int = 0  # of the request's random stream
 
     def __post_init__(self) -> None:
+        self._check_types()
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
         if not 0 <= self.temperature < math.inf:
@@ -48,14 +49,29 @@ class Sampling:
                     f"{name} = {getattr(self, name)} has no effect at temperature 0; "
                     f"set a temperature, or leave {name} out"
                 )
-        if not 0 < self.repetition_penalty < math.inf:
-            raise ValueError(f"repetition_penalty must be above 0 (1 is none), got {self.repetition_penalty}")
-        if isinstance(self.stop, str) or "" in self.stop:
+        if not 1e-3 <= self.repetition_penalty <= 1e6:
+            raise ValueError(
+                f"repetition_penalty must lie between 0.001 and 1e6 (1 is none), got {self.repetition_penalty}"
+            )
+        if isinstance(self.stop, str) or not all(isinstance(one, str) and one for one in self.stop):
             raise ValueError(f"stop is a tuple of texts, none of them empty, got {self.stop!r}")
         if min(self.stop_ids, default=0) < 0:
             raise ValueError(f"stop_ids are token ids, 0 or above, got {self.stop_ids}")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be 0 or above and below 2**63, got {self.seed}")
+
+    def _check_types(self) -> None:
+        whole = {f"stop_ids[{place}]": one for place, one in enumerate(self.stop_ids)}
+        whole |= {"max_new_tokens": self.max_new_tokens, "seed": self.seed}
+        if self.top_k is not None:
+            whole["top_k"] = self.top_k
+        numbers = {"temperature": self.temperature, "repetition_penalty": self.repetition_penalty}
+        if self.top_p is not None:
+            numbers["top_p"] = self.top_p
+        for kinds, what, found in ((int, "a whole number", whole), ((int, float), "a number", numbers)):
+            for name, value in found.items():
+                if not isinstance(value, kinds):
+                    raise ValueError(f"{name} must be {what}, got {value!r}")
 
 
 class Draw:
@@ -116,7 +132,11 @@ def _draw_cut(logits: Float[Tensor, "s v"], draws: Sequence[Draw]) -> Int[Tensor
     """Among the likeliest tokens: `top_k` of them, and of these the first that make up `top_p`."""
     device, num_tokens = logits.device, logits.shape[1]
     scaled, uniform = _scale(logits, draws), _uniform(draws, device)
-    bounds = torch.tensor([(draw.sampling.top_k or num_tokens, draw.sampling.top_p or math.inf) for draw in draws])
+    # In float64: in float32 a small share would be 0, and cut everything off.
+    bounds = torch.tensor(
+        [(min(draw.sampling.top_k or num_tokens, num_tokens), draw.sampling.top_p or math.inf) for draw in draws],
+        dtype=torch.float64,
+    )
     most, share = bounds.to(device, scaled.dtype).T
     total = scaled.logsumexp(1)
     some, order = _sort(scaled) if num_tokens <= FEW else scaled.topk(FEW, dim=1)
@@ -172,4 +192,5 @@ def _invert(prob: Float[Tensor, "s c"], uniform: Float[Tensor, "s 1"]) -> Int[Te
     last = total[:, -1:]
     # Below the last sum, so that a product rounded up never reaches past the last token that has a share.
     wanted = torch.minimum(uniform * last, torch.nextafter(last, torch.zeros_like(last)))
-    return torch.searchsorted(total, wanted, right=True)
+    # Logits that are not finite find no place; whoever drew from them is told so (decoding.py).
+    return torch.searchsorted(total, wanted, right=True).clamp(max=prob.shape[1] - 1)

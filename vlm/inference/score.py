@@ -45,6 +45,8 @@ def score(
         BadRecord: a prompt that the model cannot read, or with a candidate too long for its positions; names the prompt.
         ValueError: prompts and candidate lists differ in number.
     """
+    if any(isinstance(listed, str) for listed in candidates):
+        raise ValueError("candidates are lists of texts, one list for each prompt; a text came in place of a list")
     if len(prompts) != len(candidates):
         raise ValueError(
             f"got {len(prompts)} prompts but {len(candidates)} lists of candidates; give one list for each prompt"

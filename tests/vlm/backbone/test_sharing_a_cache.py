@@ -234,3 +234,27 @@ def test_sequences_that_cannot_be_are_refused(sequences: list[int], message: str
     backbone = backbone_of()
     with pytest.raises(ValueError, match=message):
         backbone.prefill(vectors(4), Documents.from_lengths([2, 2]), backbone.new_cache(2, 9), sequences=sequences)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_a_sequence_whose_numbers_have_gone_wrong_spoils_itself_alone(kind: str, kernel: str) -> None:
+    backbone, good, bad = backbone_of(kind), vectors(12), vectors(12, seed=2)
+    bad[6] = torch.nan
+    expected = alone(backbone, good)
+    cache = backbone.new_cache(2, 20)
+    hidden = backbone.prefill(torch.cat([bad[:9], good[:9]]), Documents.from_lengths([9, 9]), cache).hidden
+    assert not hidden[6:9].isfinite().any()
+    torch.testing.assert_close(hidden[9:], expected[:9], atol=1e-12, rtol=0)
+    for t in range(9, 11):
+        last = backbone.step(torch.stack([bad[t], good[t]]), cache).hidden[1]
+        torch.testing.assert_close(last, expected[t], atol=1e-12, rtol=0)
+    cache.select([1])
+    cache.append(1)  # into the room of the spoilt one
+    both = backbone.prefill(torch.cat([good[11:], good]), Documents.from_lengths([1, 12]), cache).hidden
+    torch.testing.assert_close(both, torch.cat([expected[11:], expected]), atol=1e-12, rtol=0)
+
+
+def test_room_that_the_system_does_not_give_is_told_in_words() -> None:
+    store = KeyValues([(1, 4)], 1, 2**58)
+    with pytest.raises(ValueError, match="GiB of room for 1 sequences"):
+        store.store(0, torch.zeros(1, 1, 4), torch.zeros(1, 1, 4), store.seat(Documents.from_lengths([1]), [0]))

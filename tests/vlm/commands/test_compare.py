@@ -35,3 +35,10 @@ def test_a_folder_that_is_none_and_runs_without_figures_are_refused(
     assert "none is no folder" in capsys.readouterr().err
     assert main(["compare", str(run), "--with", str(empty)]) == 2
     assert "no score and no validation loss in common" in capsys.readouterr().err
+
+
+def test_a_run_counts_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = run_folder(tmp_path / "a", 1.0), run_folder(tmp_path / "b", 2.0)
+    for runs in ([first, tmp_path / "a" / ".." / "a"], [first, second]):
+        assert main(["compare", *map(str, runs), "--with", str(second)]) == 2
+        assert "is named more than once" in capsys.readouterr().err

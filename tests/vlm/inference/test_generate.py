@@ -352,3 +352,26 @@ def test_limits_that_make_no_sense_are_refused_at_once(model: VisionLanguageMode
 def test_nothing_asked_is_nothing_answered(model: VisionLanguageModel) -> None:
     assert generate(model, []) == []
     assert list(stream(model, iter(()))) == []
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_not_finite_fail_their_request_alone(
+    model: VisionLanguageModel, rows: list[Row], temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an overflow in a low precision would give them: the first row of every step is NaN once two tokens are there."""
+    logits, calls = model.logits, []
+
+    def broken(hidden: torch.Tensor) -> torch.Tensor:
+        calls.append(len(hidden))
+        out = logits(hidden)
+        return out if len(calls) != 3 else out.index_fill(0, torch.tensor([0]), torch.nan)
+
+    asked = [Request(row, Sampling(max_new_tokens=6, temperature=temperature)) for row in rows[:3]]
+    expected = {piece.index: piece.generation for piece in stream(model, asked) if piece.generation}
+    monkeypatch.setattr(model, "logits", broken)
+    found = {piece.index: piece.generation for piece in stream(model, asked) if piece.generation}
+    failed = [index for index, said in found.items() if said.finish == "error"]
+    assert len(failed) == 1
+    assert "logits are not finite after 2 tokens" in str(found[failed[0]].error)
+    others = sorted(set(found) - set(failed))
+    same([found[index] for index in others], [expected[index] for index in others])

@@ -1,6 +1,9 @@
 """How a token is chosen, against the same formulas written as loops."""
 
 import math
+import subprocess
+import sys
+from typing import Any
 
 import pytest
 import torch
@@ -147,6 +150,41 @@ def test_a_single_token_left_is_drawn_whatever_the_number() -> None:
 
 
 @pytest.mark.parametrize(
+    "settings", [{"top_p": 5e-324}, {"top_p": 1e-300, "top_k": 3}, {"top_k": 10**400}, {"repetition_penalty": 0.001}]
+)
+def test_extremes_draw_a_token_that_there_is(settings: dict[str, Any]) -> None:
+    draw = Draw(Sampling(temperature=1.0, seed=3, **settings), torch.tensor([0]), len(LOGITS), CPU)
+    assert 0 <= int(choose(LOGITS[None], [draw])) < len(LOGITS)
+    for wrong in (math.nan, math.inf, -math.inf):
+        assert 0 <= int(choose(torch.full_like(LOGITS[None], wrong), [draw])) < len(LOGITS)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"max_new_tokens": 1.5},
+        {"temperature": "1"},
+        {"seed": None},
+        {"top_k": 2.5},
+        {"stop_ids": (1.5,)},
+        {"stop": (b"x",)},
+    ],
+)
+def test_settings_of_another_type_are_refused(settings: dict[str, Any]) -> None:
+    settings = {"temperature": 1.0, **settings}
+    code = f"""
+from vlm.inference.sampling import Sampling
+try:
+    Sampling(**{settings!r})
+except ValueError as error:
+    print("told", error)
+"""
+    # In a process of its own: in the tests' own one the check of types would answer first.
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("told"), done.stderr
+
+
+@pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1, got 0"),
@@ -157,7 +195,8 @@ def test_a_single_token_left_is_drawn_whatever_the_number() -> None:
         ({"temperature": 1.0, "top_p": 1.5}, "share of probability"),
         ({"temperature": 1.0, "top_p": 0.0}, "share of probability"),
         ({"temperature": 1.0, "top_k": 0}, "top_k is a number of tokens"),
-        ({"repetition_penalty": 0.0}, "repetition_penalty must be above 0"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty must lie between 0.001 and 1e6"),
+        ({"repetition_penalty": 1e-300}, "repetition_penalty must lie between 0.001 and 1e6"),
         ({"stop": ("",)}, "none of them empty"),
         ({"stop_ids": (-1,)}, "stop_ids are token ids"),
         ({"seed": -1}, "seed must be 0 or above"),
