@@ -27,7 +27,7 @@ def evaluate(
     answerer: Answerer,
     folder: str | Path,
     blind_limit: int | None = 500,
-    batch_size: int = 64,
+    batch_size: int = 256,
     progress: Progress | None = None,
 ) -> Result:
     """Ask what has not been asked yet, then score.
@@ -37,7 +37,8 @@ def evaluate(
         answerer: the model under test.
         folder: of the run; the task gets a folder of its name in it.
         blind_limit: how many questions with pictures are also asked without them; None for all, 0 for none.
-        batch_size: questions given to the answerer at a time; also the most that a killed run loses.
+        batch_size: questions given to the answerer at a time, several times what it answers side by side, so that its batch stays
+            full while some end; also the most that a killed run loses.
         progress: told after every batch.
 
     Raises:
