@@ -1,7 +1,7 @@
 """The `vlm` command: a light dispatcher. Each subcommand lives in vlm/commands and is imported only when it is called.
 
 Exit codes: 0 done, 1 done but for some of the requests, 2 the user can mend it (one line on standard error),
-130 interrupted, 143 stopped by SIGTERM.
+130 interrupted, 141 nobody reads the output any more (as in `| head -1`), 143 stopped by SIGTERM.
 Set VLM_TRACEBACK=1 to see where an error came from.
 """
 
@@ -9,6 +9,7 @@ import argparse
 import importlib
 import importlib.util
 import os
+import select
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,16 +34,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        check_packages()
-        # Appended, never prepended: a user's module is found, and a user's own `data/` cannot hide ours.
-        if os.getcwd() not in sys.path:
-            sys.path.append(os.getcwd())
-        return dispatch(arguments)
+        try:
+            check_packages()
+            # Appended, never prepended: a user's module is found, and a user's own `data/` cannot hide ours.
+            if os.getcwd() not in sys.path:
+                sys.path.append(os.getcwd())
+            return dispatch(arguments)
+        finally:
+            # Here, where it can be told, and not when Python ends.
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except (ValueError, OSError, ImportError) as error:
-        if os.environ.get("VLM_TRACEBACK"):
+    except (ValueError, OSError, ImportError, OverflowError, MemoryError, RuntimeError) as error:
+        is_unread = isinstance(error, BrokenPipeError) and output_is_unread()
+        drop_output()
+        if is_unread:
+            return 141
+        if os.environ.get("VLM_TRACEBACK") or (isinstance(error, RuntimeError) and not is_out_of_memory(error)):
             raise
         print(f"vlm: error: {one_line(error)}", file=sys.stderr)
         return 2
@@ -94,11 +104,43 @@ def check_packages() -> None:
             )
 
 
+def output_is_unread() -> bool:
+    """Whether standard output is a pipe whose reader has gone."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    except (AttributeError, OSError, ValueError):  # no output, or one that is no file
+        return False
+
+
+def drop_output() -> None:
+    """Forget what standard output still holds but cannot write: Python would complain of it when it ends."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Also torch's errors, known by name and text: torch may not be imported."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "DefaultCPUAllocator: can't allocate" in str(error)
+
+
 def one_line(error: BaseException) -> str:
     """The message of an error as one line."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split())
+    if is_out_of_memory(error):
+        return (
+            f"the memory does not suffice ({text[:200] or type(error).__name__}); give less at once, or a smaller model"
+        )
+    if isinstance(error, OverflowError):
+        return f"a number is too large ({text}); give a smaller one"
+    return text or type(error).__name__
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 ROW_TOKENS = 2048  # of one call of the trained model
+MOST_COMPRESSION = 1000  # of a regular pattern, whose length grows with it
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +25,13 @@ class Pattern:
 
     @classmethod
     def regular(cls, compression: float) -> "Pattern":
-        """Concepts of `compression` tokens, which need be no whole number: of 1.5, every third token closes none."""
+        """Concepts of `compression` tokens, which need be no whole number: of 1.5, every third token closes none.
+
+        Raises:
+            ValueError: it is below 1, above `MOST_COMPRESSION`, or no number.
+        """
+        if not 1 <= compression <= MOST_COMPRESSION:
+            raise ValueError(f"a concept has 1 to {MOST_COMPRESSION} tokens on average, got {compression:g}")
         ratio = Fraction(compression).limit_denominator(1000)
         place = torch.arange(ratio.numerator)
         closes = (place + 1) * ratio.denominator // ratio.numerator > place * ratio.denominator // ratio.numerator

@@ -6,7 +6,8 @@ model's speed relative to the plain MoE against length, and a thin one what the 
 
 import importlib.util
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from vlm.bench.models import BASELINE, PEER
 
 KINDS = {"prefill": ("Prefill", "tokens of a prompt"), "decode": ("Decoding", "tokens of keys and values")}
 PREDICTED = "predicted by the cost model"
+COUNTS, NUMBERS = ("batch", "length"), ("seconds", "spread", "tokens_per_s", "speed", "predicted")
+MORE_NUMBERS: dict[str, tuple[str, ...]] = {"prefill": (), "decode": ("p95_s", "kv_bytes", "kv_bytes_predicted")}
 SUFFIXES = (".svg", ".png", ".pdf")
 # Okabe and Ito's colours, for all kinds of sight; ours by hue, transformers' grey, and no two markers alike.
 OURS, OURS_MARKS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7"), "osD^"
@@ -46,16 +49,44 @@ def read_measurements(files: Sequence[Path]) -> dict[str, list[dict[str, Any]]]:
         try:
             saved = json.loads(file.read_text())
             kind, rows = saved["bench"], saved["results"]
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{file} holds no measurement of `vlm bench prefill --json` or decode") from error
-        if kind not in KINDS:
+        if not isinstance(kind, str) or kind not in KINDS:
             raise ValueError(f"{file} is a measurement of {kind!r}; what can be drawn is {', '.join(KINDS)}")
+        _check_rows(file, kind, rows)
         known = {_place(row) for row in found.get(kind, [])}
         for row in rows:
             if _place(row) in known:
                 raise ValueError(f"{file}: {row['model']}, {row['batch']} x {row['length']}, is in another file too")
         found.setdefault(kind, []).extend(rows)
     return {kind: sorted(found[kind], key=_place_in_table) for kind in KINDS if kind in found}
+
+
+def _check_rows(file: Path, kind: str, rows: Any) -> None:
+    """Refuse results that are not as `vlm bench` prints them.
+
+    Raises:
+        ValueError: names the file, the result and what it needs.
+    """
+    needs: dict[str, tuple[str, Callable[[Any], bool]]] = {"model": ("a name", lambda value: isinstance(value, str))}
+    needs |= dict.fromkeys(COUNTS, ("a whole number above 0", lambda value: type(value) is int and 0 < value < 2**63))
+    needs |= dict.fromkeys((*NUMBERS, *MORE_NUMBERS[kind]), ("a number, 0 or above", _is_number))
+    needs["predicted"] = ("a number above 0", lambda value: _is_number(value) and value > 0)
+    needs["compression"] = ("a number or null", lambda value: value is None or _is_number(value))
+    told = "give the file as `vlm bench --json` printed it"
+    if not isinstance(rows, list):
+        raise ValueError(f"{file}: results needs to be a list, got {type(rows).__name__}; {told}")
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise ValueError(f"{file}: result {number} needs to be an object, got {type(row).__name__}; {told}")
+        for name, (needed, is_right) in needs.items():
+            if name not in row or not is_right(row[name]):
+                came = f"{row[name]!r:.80}" if name in row else "nothing"
+                raise ValueError(f"{file}: result {number} needs {needed} as {name}, got {came}; {told}")
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < math.inf
 
 
 def draw(measured: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:

@@ -47,10 +47,14 @@ def check(args: argparse.Namespace) -> None:
     Raises:
         ValueError: says which setting.
     """
+    from vlm.bench.boundaries import MOST_COMPRESSION
     from vlm.bench.plot import check_target
 
-    if args.compression <= 1:
-        raise ValueError(f"--compression is tokens per concept and must be above 1, got {args.compression:g}")
+    if not 1 < args.compression <= MOST_COMPRESSION:
+        raise ValueError(
+            f"--compression is tokens per concept and must be above 1 and at most {MOST_COMPRESSION}, "
+            f"got {args.compression:g}"
+        )
     if args.plot is not None:
         check_target(args.plot)
 

@@ -7,7 +7,7 @@ come, what is wrong to standard error. Without a terminal no prompt is shown, so
 import argparse
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from vlm.commands.arguments import add_model_arguments, add_sampling_arguments, sampling_of
 
 if TYPE_CHECKING:
+    from data.sample import Part
     from vlm.inference.generate import Generation
     from vlm.inference.sampling import Sampling
     from vlm.model import VisionLanguageModel
@@ -89,6 +90,13 @@ class Chat:
             raise ValueError(
                 f"--max-tokens is {max_tokens}, but the model has {most} positions; give less, or leave it out"
             )
+        if max_tokens is not None:
+            needed = _least_tokens(model, system)
+            if max_tokens < needed:
+                raise ValueError(
+                    f"--max-tokens is {max_tokens}, but the shortest message and an answer of one token need {needed}; "
+                    "give more, or leave it out"
+                )
         self._model, self._sampling = model, sampling
         self._conversation = Conversation(model, system=system, max_tokens=max_tokens)
         self._max_tokens = most if max_tokens is None else max_tokens
@@ -148,7 +156,9 @@ class Chat:
 
         content = prompt_parts(text, list(self._images))
         # Another seed for each message: the same question asked again after /undo gets another draw.
-        sampling = replace(self._sampling, seed=self._sampling.seed + self._num_asked)
+        seed = (self._sampling.seed + self._num_asked) % 2**63
+        room = self._room(content)
+        sampling = replace(self._sampling, seed=seed, max_new_tokens=min(self._sampling.max_new_tokens, room))
         self._num_asked += 1
         said: Generation | None = None
         try:
@@ -162,8 +172,39 @@ class Chat:
         print(flush=True)
         self._images = {}
         if said is not None and said.finish == "length":
-            told = f"(cut off after {len(said.ids)} tokens; raise --max-new-tokens for more)"
-            print(told, file=sys.stderr, flush=True)
+            is_full = sampling.max_new_tokens == room
+            more = "the talk has no more room: /reset begins anew" if is_full else "raise --max-new-tokens for more"
+            print(f"(cut off after {len(said.ids)} tokens; {more})", file=sys.stderr, flush=True)
+
+    def _room(self, content: "Sequence[Part]") -> int:
+        """Tokens that an answer to this message may have.
+
+        Raises:
+            ValueError: none.
+        """
+        from data.text import turn_row
+        from vlm.inference.prompts import next_time
+
+        model, used = self._model, self._conversation.num_tokens
+        turn = turn_row(content, self._images, model.tokenizer, model.layout, next_time(self._conversation.row))
+        # Positions end too; a picture may take fewer of them than it has tokens. The end token needs one of both.
+        room = min(self._max_tokens - used - len(turn), model.config.backbone.max_positions - next_time(turn)) - 1
+        if room < 1:
+            way = "/reset begins anew, /undo forgets the last message" if self._conversation.num_turns else "say less"
+            raise ValueError(
+                f"the talk has {used} tokens and may have {self._max_tokens}, which leaves no room for an answer to a "
+                f"message of {len(turn)}; {way}"
+            )
+        return room
 
     def _used(self) -> str:
         return f"({self._conversation.num_tokens:,} tokens of {self._max_tokens:,} used)"
+
+
+def _least_tokens(model: "VisionLanguageModel", system: str | None) -> int:
+    """What a talk needs: its opening, the shortest message, an answer of one token and its end."""
+    from data.sample import Part
+    from data.text import opening_row, turn_row
+
+    shortest = turn_row((Part(text="?"),), {}, model.tokenizer, model.layout, 0)
+    return len(opening_row(system or None, model.tokenizer)) + len(shortest) + 2

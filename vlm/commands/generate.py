@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,10 +12,14 @@ from vlm.commands.arguments import add_model_arguments, add_sampling_arguments, 
 from vlm.commands.requests import MARK
 
 if TYPE_CHECKING:
+    from vlm.commands.answers import Answers
     from vlm.commands.answers_file import Record
     from vlm.commands.requests import Asked
+    from vlm.inference.generate import Piece
     from vlm.inference.sampling import Sampling
     from vlm.training.progress import Show
+
+MOST = 2**31  # tokens or requests at once: more are a slip of the hand
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,8 +100,9 @@ def check_arguments(args: argparse.Namespace) -> None:
     if args.stream and (args.json or args.output or args.input or args.images or len(args.prompt) > 1):
         raise ValueError("--stream prints the bare answer to a single --prompt; leave it out")
     for name in ("batch", "token_budget"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
+        if not 1 <= getattr(args, name) <= MOST:
+            told = f"--{name.replace('_', '-')} must be at least 1 and at most {MOST}"
+            raise ValueError(f"{told}, got {getattr(args, name)}")
 
 
 def collect(args: argparse.Namespace, sampling: "Sampling") -> "list[Asked]":
@@ -119,13 +125,9 @@ def answer_one(asked: "Asked", args: argparse.Namespace) -> int:
     contents(asked)  # what is wrong with it should not wait for the model
     answers = Answers(load_model(args.model, args.device), [asked], args.token_budget, args.batch)
     is_streamed = args.stream if args.stream is not None else sys.stdout.isatty() and not args.json
-    for piece, record in answers.pieces():
-        if is_streamed:
-            print(piece.text, end="", flush=True)
+    for _, record in pieces(answers, is_streamed):
         if record is None:
             continue
-        if is_streamed:
-            print()
         if record["error"] is not None:
             raise ValueError(record["error"])
         if args.json:
@@ -136,6 +138,19 @@ def answer_one(asked: "Asked", args: argparse.Namespace) -> int:
             told = f"(cut off after {record['answer_tokens']} tokens; raise --max-new-tokens for more)"
             print(told, file=sys.stderr)
     return 0
+
+
+def pieces(answers: "Answers", is_streamed: bool) -> Iterator["tuple[Piece, Record | None]"]:
+    """The pieces of an answer, shown as they come if that is wanted; the line that they make ends, come what may."""
+    try:
+        for piece, record in answers.pieces():
+            if is_streamed:
+                print(piece.text, end="\n" if record is not None else "", flush=True)
+            yield piece, record
+    except KeyboardInterrupt:
+        if is_streamed:
+            print(flush=True)
+        raise
 
 
 def print_answers(asked: "list[Asked]", args: argparse.Namespace) -> int:

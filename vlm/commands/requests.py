@@ -5,7 +5,9 @@ Out: `Asked`, in order; `request` makes of it what the model reads. A fault of o
 its `fault`. Only what makes answers and requests hard to tell apart refuses them all.
 """
 
+import codecs
 import glob
+import stat
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,9 +23,10 @@ if TYPE_CHECKING:
     from vlm.model import VisionLanguageModel
 
 MARK = "{image}"
+MAX_PICTURE_BYTES = 2**28  # of a file; the pixels have a limit of their own (data/image.py)
 
 
-def _is_whole(value: object) -> bool:
+def _is_whole(value: Any) -> bool:
     return type(value) is int
 
 
@@ -35,21 +38,27 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
-def _is_texts(value: object) -> bool:
+def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
 # The keys of a JSONL line: what each needs, and whether it has it.
-CHECKS: dict[str, tuple[str, Callable[[object], bool]]] = {
+CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "id": ("a text or a whole number", lambda value: _is_whole(value) or (_is_text(value) and value != "")),
     "prompt": ("a text", _is_text),
     "images": ("a list of paths", _is_texts),
     "max_new_tokens": ("a whole number", _is_whole),
     "temperature": ("a number", _is_number),
-    "top_k": ("a whole number or null", lambda value: value is None or _is_whole(value)),
+    "top_k": (
+        "a whole number below 2**31 or null",
+        lambda value: value is None or (_is_whole(value) and value < 2**31),
+    ),
     "top_p": ("a number or null", lambda value: value is None or _is_number(value)),
     "repetition_penalty": ("a number", _is_number),
-    "stop": ("a text or a list of texts", lambda value: _is_text(value) or _is_texts(value)),
+    "stop": (
+        "a text or a list of texts, none of them empty,",
+        lambda value: (_is_text(value) and value != "") or (_is_texts(value) and "" not in value),
+    ),
     "seed": ("a whole number", _is_whole),
 }
 
@@ -115,6 +124,8 @@ def ask_lines(source: str, sampling: "Sampling") -> list[Asked]:
     except OSError as error:
         raise ValueError(f"cannot read the requests {source}: {error.strerror or error}") from error
     folder = Path() if source == "-" else Path(source).parent
+    source = "standard input" if source == "-" else source
+    data = data.removeprefix(codecs.BOM_UTF8)  # as some editors write it
     lines = [(number, line) for number, line in enumerate(data.split(b"\n"), start=1) if line.strip()]
     if not lines:
         raise ValueError(f'{source} has no requests; give a line such as {{"id": "a", "prompt": "..."}} for each')
@@ -207,8 +218,12 @@ def read_picture(path: Path) -> bytes:
     from data.image import check_header
     from data.sample import BadRecord
 
+    if "\0" in str(path):
+        raise ValueError(f"cannot read the picture {str(path)!r}: no file name has a NUL character; mend the path")
     try:
-        data = path.read_bytes()
+        _require_file(path)
+        with path.open("rb") as file:
+            data = file.read(MAX_PICTURE_BYTES)
         check_header(data)
     except OSError as error:
         raise ValueError(f"cannot read the picture {path}: {error.strerror or error}") from error
@@ -217,15 +232,30 @@ def read_picture(path: Path) -> bytes:
     return data
 
 
+def _require_file(path: Path) -> None:
+    """Refuse what has no end, what may never come, and what would fill the memory, before it is opened."""
+    found = path.stat()
+    told, size, most = f"cannot read the picture {path}: it", found.st_size, MAX_PICTURE_BYTES
+    if not stat.S_ISREG(found.st_mode):
+        kind = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe"}.get(stat.S_IFMT(found.st_mode), "device")
+        raise ValueError(f"{told} is a {kind}; give the path of a regular file")
+    if size > most:
+        raise ValueError(f"{told} has {size:,} bytes, the limit is {most:,}; give a smaller picture")
+
+
 def picture_fault(images: Sequence[Path]) -> str | None:
     """What is wrong with the first of these pictures that cannot be decoded, by its file's name; None if all can."""
     from data.image import decode
 
     for path in images:
         try:
-            decode(read_picture(path))
+            data = read_picture(path)
         except ValueError as error:
-            return str(error) if str(path) in str(error) else f"{path}: {error}"
+            return str(error)  # names the file
+        try:
+            decode(data)
+        except ValueError as error:
+            return f"{path}: {error}"
     return None
 
 

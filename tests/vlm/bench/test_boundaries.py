@@ -135,3 +135,11 @@ def test_a_model_without_chunker_has_no_pattern(held_out: Path, tmp_path: Path) 
         Pattern.of_model(tmp_path / "model")
     with pytest.raises(ValueError, match="no model folder at"):
         Pattern.of_model(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("compression", [0.5, 1e9, float("inf"), float("nan")])
+def test_a_regular_pattern_needs_a_number_that_makes_one(compression: float) -> None:
+    with pytest.raises(
+        ValueError, match=f"a concept has 1 to 1000 tokens on average, got {compression:g}".replace("+", r"\+")
+    ):
+        Pattern.regular(compression)

@@ -127,6 +127,31 @@ def test_files_that_cannot_be_drawn_are_refused(tmp_path: Path) -> None:
         draw({}, tmp_path / "x.svg")
 
 
+@pytest.mark.parametrize(
+    ("results", "told"),
+    [
+        ({}, "results needs to be a list, got dict"),
+        (None, "results needs to be a list, got NoneType"),
+        ([1], "result 1 needs to be an object, got int"),
+        ([{}], "result 1 needs a name as model, got nothing"),
+        ([rows("decode", (8,))[0], {"model": "a"}], "result 2 needs a whole number above 0 as batch, got nothing"),
+        ([rows("decode", (8,))[0] | {"length": "8"}], "result 1 needs a whole number above 0 as length, got '8'"),
+        ([rows("decode", (8,))[0] | {"predicted": 0}], "result 1 needs a number above 0 as predicted, got 0"),
+        ([rows("decode", (8,))[0] | {"speed": float("nan")}], "result 1 needs a number, 0 or above as speed, got nan"),
+        (rows("prefill", (8,)), "result 1 needs a number, 0 or above as p95_s, got nothing"),
+    ],
+)
+def test_results_of_another_form_are_one_line_that_names_the_file(
+    results: Any, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "odd.json"
+    file.write_text(json.dumps({"bench": "decode", "results": results}))
+    assert main(["bench", "plot", str(file), "--out", str(tmp_path / "x.svg")]) == 2
+    err = capsys.readouterr().err
+    assert f"{file}: {told}; give the file as" in err
+    assert err.count("\n") == 1
+
+
 def test_without_matplotlib_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else real(name))
@@ -145,7 +170,12 @@ def test_without_matplotlib_the_extra_is_named(tmp_path: Path, monkeypatch: pyte
         (["prefill", "--batch", "x"], "--batch takes whole numbers above 0"),
         (["decode", "--steps", "0"], "--steps must be at least 1, got 0"),
         (["decode", "--lengths", "64"], "a length of 64 leaves no prompt before 8 rounds of 16 steps"),
-        (["prefill", "--compression", "1"], "--compression is tokens per concept and must be above 1, got 1"),
+        (
+            ["prefill", "--compression", "1"],
+            "--compression is tokens per concept and must be above 1 and at most 1000, got 1",
+        ),
+        (["decode", "--compression", "inf"], "must be above 1 and at most 1000, got inf"),
+        (["decode", "--compression", "nan"], "must be above 1 and at most 1000, got nan"),
         (["prefill", "--device", "abacus"], "device 'abacus' cannot be used"),
         (["prefill", "--kv-heads", "4"], "--kv-heads must divide the 6 query heads, got 4"),
         (["prefill", "--models", "9L"], "unknown model '9L'; known: plain MoE"),

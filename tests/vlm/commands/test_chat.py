@@ -113,11 +113,35 @@ def test_a_message_that_is_too_long_leaves_the_history_as_it_was(chat: Chat) -> 
 def test_the_system_text_and_the_length_count(chat: Chat) -> None:
     plain, told = chat("Hello", "/info")[1], chat("Hello", "/info", options=("--system", "Speak of cats only"))[1]
     assert plain != told
-    code, out, err = chat("Hello there, how are you?", "/info", options=("--max-tokens", "10"))
+    code, out, err = chat("Hello there, how are you?" * 9, "/info", options=("--max-tokens", "40"))
     assert code == 0
-    assert err.startswith("vlm: error: ")
-    assert "10" in err
-    assert "of 10 used" in out[0]
+    assert err.startswith("vlm: error: the talk has ")
+    assert err.endswith("; say less")
+    assert "of 40 used" in out[0]
+
+
+def test_an_answer_is_as_long_as_there_is_room(chat: Chat) -> None:
+    code, out, err = chat("Hello", "/info", options=("--max-tokens", "30", "--max-new-tokens", "512"))
+    assert (code, err, len(out)) == (0, "", 2)
+    assert int(out[1].split()[0][1:]) <= 30
+    code, out, err = chat("Hello", *["More " * 9] * 4, "/reset", "Hello", options=("--max-tokens", "50"))
+    assert code == 0
+    assert out[0] == out[-1]
+    assert err.splitlines()[-1].endswith("; /reset begins anew, /undo forgets the last message")
+
+
+def test_the_least_length_of_a_talk_is_enough(chat: Chat) -> None:
+    needed = re.search(r"need (\d+); give more", chat("?", options=("--max-tokens", "1"))[2])
+    assert needed is not None
+    assert chat("?", options=("--max-tokens", needed[1]))[2] == ""
+    code, _, err = chat("?", options=("--max-tokens", str(int(needed[1]) - 1)))
+    assert (code, err.count("\n")) == (2, 0)
+    assert "but the shortest message and an answer of one token need" in err
+
+
+def test_the_seeds_begin_anew_after_the_last(chat: Chat) -> None:
+    code, out, err = chat("Hello", "And?", options=("--temperature", "1", "--seed", str(2**63 - 1)))
+    assert (code, err, len(out)) == (0, "", 2)
 
 
 def test_another_draw_after_undo_and_the_same_chat_for_the_same_seed(chat: Chat) -> None:

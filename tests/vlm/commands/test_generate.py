@@ -248,7 +248,7 @@ def test_answers_go_to_the_file_while_the_bar_is_in_the_terminal(
         (["--prompt", "{image}"], "1 {image} marks but 0 pictures"),
         (["--prompt", "What?", "--temperature", "-1"], "temperature must be 0"),
         (["--prompt", "What?", "--top-p", "0.5"], "top_p = 0.5 has no effect at temperature 0"),
-        (["--prompt", "What?", "--batch", "0"], "--batch must be at least 1, got 0"),
+        (["--prompt", "What?", "--batch", "0"], "--batch must be at least 1 and at most 2147483648, got 0"),
         (["--prompt", "What?", "--device", "cuda:99"], "device 'cuda:99' cannot be used"),
         (["--prompt", "word " * 400], "200"),
         ([], "nothing is asked; give --prompt, or --input"),
