@@ -18,6 +18,8 @@ from vlm.bench.lineup import Lineup
 from vlm.connector import ConnectorConfig
 from vlm.model import ModelConfig, VisionLanguageModel
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.parametrize(("compression", "steps"), [(1.5, 12), (16 / 9, 16), (2.0, 16), (4.0, 16)])
 def test_a_regular_pattern_closes_exactly_its_share_of_any_steps(compression: float, steps: int) -> None:

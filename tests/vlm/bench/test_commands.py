@@ -12,6 +12,8 @@ from vlm.backbone import BackboneConfig
 from vlm.bench.plot import draw, draw_figure, read_measurements
 from vlm.cli import main
 
+pytestmark = pytest.mark.long
+
 Bench = Callable[..., str]
 ROUNDS = ("--models", "1L", "--rounds", "1", "--device", "cpu")
 

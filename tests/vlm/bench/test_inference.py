@@ -15,6 +15,8 @@ from vlm.bench.models import BASELINE, VOCABULARY, Ours, variants
 from vlm.bench.predict import prefill_flops, step_bytes
 from vlm.bench.prefill import measure_prefill
 
+pytestmark = pytest.mark.long
+
 OURS = [BASELINE, "1L-top8-R2", "1.5L-top4-R2", "2L-top2-R2"]
 PEERS = ["transformers, DynamicCache", "transformers, StaticCache"]
 REGULAR = Pattern.regular(2.0)

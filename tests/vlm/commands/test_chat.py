@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.long
+
 Vlm = Callable[..., tuple[int, str, str]]
 Chat = Callable[..., tuple[int, list[str], str]]
 ROOT = Path(__file__).resolve().parents[3]
@@ -200,6 +202,12 @@ def test_bad_arguments_are_refused_in_one_line(chat: Chat, options: tuple[str, .
     assert "\n" not in err
 
 
+def hear_ctrl_c() -> None:
+    """The terminal is the process's own; and a run of the tests in the background would have it ignore interrupts."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.long
 def test_a_chat_in_a_terminal(model_folder: Path, tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
@@ -212,7 +220,7 @@ def test_a_chat_in_a_terminal(model_folder: Path, tmp_path: Path) -> None:
         env=env,
         cwd=tmp_path,
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C reaches it
+        preexec_fn=hear_ctrl_c,
     )
     os.close(theirs)
     shown = b""

@@ -13,6 +13,8 @@ import pytest
 
 from vlm.commands.requests import MAX_PICTURE_BYTES, read_picture
 
+pytestmark = pytest.mark.long
+
 Vlm = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).resolve().parents[3]
 

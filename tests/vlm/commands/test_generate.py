@@ -14,6 +14,8 @@ import pytest
 
 from vlm.commands.requests import prompt_parts
 
+pytestmark = pytest.mark.long
+
 Vlm = Callable[..., tuple[int, str, str]]
 Generate = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).resolve().parents[3]

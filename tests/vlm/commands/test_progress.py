@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).resolve().parents[3]
 LINE = "1\tan answer [bold]of[/bold] 3.14 words, longer than the terminal is wide: " + "word " * 30 + "end"
 CODE = """

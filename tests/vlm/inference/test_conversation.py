@@ -14,6 +14,8 @@ from vlm.inference.generate import Generation, Piece, Request, generate
 from vlm.inference.sampling import Sampling
 from vlm.model import VisionLanguageModel
 
+pytestmark = pytest.mark.long
+
 Make = Callable[..., Question]
 SHORT = Sampling(max_new_tokens=5)
 

@@ -15,6 +15,8 @@ from vlm.inference.pictures import PictureFeatures
 from vlm.inference.sampling import Sampling
 from vlm.model import VisionLanguageModel
 
+pytestmark = pytest.mark.long
+
 Make = Callable[..., Question]
 
 
