@@ -13,6 +13,8 @@ from data.image import ImageLayout
 from data.module import DataModule, SourceConfig
 from data.shards import BadShard, write_shard
 
+pytestmark = pytest.mark.long
+
 
 def module_of(
     tokenizer_file: Path, layout: ImageLayout | None, *train: SourceConfig | str, **settings: object

@@ -12,6 +12,8 @@ import webdataset
 from data import tar
 from data.shards import BadShard, Shard, open_shards, write_manifest, write_shard
 
+pytestmark = pytest.mark.long
+
 RECORDS = [(f"{i:03d}", {"json": json.dumps({"id": str(i)}).encode(), "0.png": b"p" * (i * 300)}) for i in range(4)]
 
 

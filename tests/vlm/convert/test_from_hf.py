@@ -17,6 +17,8 @@ from vlm.convert.architecture import read_architecture
 from vlm.convert.from_hf import import_model
 from vlm.model import VisionLanguageModel
 
+pytestmark = pytest.mark.long
+
 TOKENS = 283
 
 

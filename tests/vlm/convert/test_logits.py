@@ -12,6 +12,8 @@ from vlm.backbone import Documents
 from vlm.convert.from_hf import import_model
 from vlm.model import VisionLanguageModel
 
+pytestmark = pytest.mark.long
+
 LENGTHS = [17, 1, 5]
 TOKENS = 283  # of the tokenizer; rows beyond are padding there, and new tokens of ours here
 

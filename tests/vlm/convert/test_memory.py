@@ -11,6 +11,8 @@ from safetensors.torch import save_file
 
 from tests.vlm.convert.pretrained import make_model, make_tokenizer, save
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).resolve().parents[3]
 WIDTH, INNER, LAYERS, ROWS = 512, 1536, 10, 2000
 

@@ -18,6 +18,8 @@ from vlm.convert.from_hf import import_model
 from vlm.model import ModelConfig, VisionLanguageModel
 from vlm.model_folder import start_from
 
+pytestmark = pytest.mark.long
+
 ENCODER = {"name": "encoders.patch_encoder.PatchEncoder", "size_px": 32, "patch_px": 16, "width": 12}
 
 

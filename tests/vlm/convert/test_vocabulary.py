@@ -16,6 +16,8 @@ from tests.vlm.convert.pretrained import TEXTS, make_model, make_tokenizer, save
 from vlm.convert.from_hf import import_model
 from vlm.convert.vocabulary import read_vocabulary
 
+pytestmark = pytest.mark.long
+
 
 def vocabulary_of(folder: Path, special: tuple[str, ...], config: dict[str, Any], **declared: Any) -> dict[str, str]:
     """Our token -> theirs, for a tokenizer with such special tokens."""

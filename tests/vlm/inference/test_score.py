@@ -16,6 +16,8 @@ from vlm.inference.sampling import Sampling
 from vlm.inference.score import score
 from vlm.model import VisionLanguageModel
 
+pytestmark = pytest.mark.long
+
 CANDIDATES = [["yes", "no", "a red square"], ["one"], ["three dogs", "", "yes"], [], ["cat", "two"]]
 
 

@@ -8,6 +8,8 @@ import pytest
 
 from vlm.training.module import VLMTrainingModule
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).resolve().parents[3]
 
 
