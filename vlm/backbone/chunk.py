@@ -117,6 +117,18 @@ def draw_boundaries(
     return prob >= THRESHOLD
 
 
+def open_up(
+    prob: Float[Tensor, " n"], closes: Bool[Tensor, " n"], share: float
+) -> tuple[Float[Tensor, " n"], Bool[Tensor, " n"]]:
+    """Let a share of the tokens, drawn anew, close a concept with probability 1, whatever the router says.
+
+    With a share of 1 every token is a concept of its own, and a converted model computes what its source did. The router
+    gets no gradient from the tokens that were drawn.
+    """
+    drawn = torch.rand_like(prob) < share
+    return prob.masked_fill(drawn, 1.0), closes | drawn
+
+
 def confidence(prob: Float[Tensor, " n"], closes: Bool[Tensor, " n"]) -> Float[Tensor, " n"]:
     """Exactly 1, with the gradient of the router's confidence in what was decided (a straight-through factor)."""
     sure = torch.where(closes, prob, 1 - prob)
@@ -142,11 +154,16 @@ def weigh(x: Float[Tensor, "n d"], factor: Float[Tensor, " n"]) -> Float[Tensor,
 
 
 class Chunker(nn.Module):
-    """Says where concepts end, merges tokens, and smooths what comes back. The router's weights are its only ones."""
+    """Says where concepts end, merges tokens, and smooths what comes back. The router's weights are its only ones.
+
+    Attributes:
+        open_share: in training, this share of the tokens closes a concept whatever the router says (`open_up`).
+    """
 
     def __init__(self, width: int, config: ChunkConfig) -> None:
         super().__init__()
         self.config = config
+        self.open_share = 0.0
         self.q_proj = nn.Linear(width, width, bias=False)
         self.k_proj = nn.Linear(width, width, bias=False)
 

@@ -17,11 +17,22 @@ from torch.utils.checkpoint import checkpoint
 
 from vlm.backbone.block import Block, BlockConfig, Stream, check_cpp_compiler
 from vlm.backbone.cache import Cache
-from vlm.backbone.chunk import THRESHOLD, Chunker, Chunks, confidence, draw_boundaries, find_boundaries, smooth, weigh
+from vlm.backbone.chunk import (
+    THRESHOLD,
+    Chunker,
+    Chunks,
+    confidence,
+    draw_boundaries,
+    find_boundaries,
+    open_up,
+    smooth,
+    weigh,
+)
 from vlm.backbone.config import BackboneConfig
 from vlm.backbone.continuation import continue_concepts, named_sequences
 from vlm.backbone.documents import Documents
 from vlm.backbone.experts import Routing, routing_losses
+from vlm.backbone.initialise import initialise
 from vlm.backbone.key_values import KeyValues
 from vlm.backbone.layers import RMSNorm, Rotary
 from vlm.backbone.ratio import ratio_losses
@@ -78,22 +89,8 @@ class ConceptMoE(nn.Module):
             block.compile_rows(**options)
 
     def reset_parameters(self) -> None:
-        """Normal weights; those that write to the stream are smaller, so that its size does not grow with depth."""
-        config = self.config
-        for name, parameter in self.named_parameters():
-            if name.endswith(".bias"):
-                nn.init.zeros_(parameter)
-            elif parameter.ndim == 1:
-                nn.init.ones_(parameter)
-            elif ".joint_" in name and config.chunk is not None and config.chunk.joint == "zero":
-                nn.init.zeros_(parameter)
-            elif name.startswith("project_"):
-                # The stream keeps its size through the projectors, whatever `init_std` is for the layers.
-                nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
-            elif name.endswith(("o_proj.weight", "down_proj.weight", "down_proj")):
-                nn.init.normal_(parameter, std=config.init_std / (2 * config.num_layers) ** 0.5)
-            else:
-                nn.init.normal_(parameter, std=config.init_std)
+        """Begin anew, as `initialise.py` says."""
+        initialise(self, self.config)
 
     def forward(
         self,
@@ -126,6 +123,9 @@ class ConceptMoE(nn.Module):
         prob = self.chunker.prob(x, self.chunker.keys(x), documents)
         closes = draw_boundaries(prob, chunk.tau, chunk.sigma) if self.training else prob >= THRESHOLD
         ratio, closed = ratio_losses(chunk, prob, closes, is_image, self._counts_over_ranks)
+        given = prob
+        if self.training and self.chunker.open_share > 0:
+            prob, closes = open_up(prob, closes, self.chunker.open_share)
         boundary, per_document, counts = find_boundaries(closes, documents, closed)
         concept_documents = Documents.from_lengths(per_document, x.device)
         concepts, _ = self.chunker.merge(x, closes, boundary, documents)
@@ -140,7 +140,7 @@ class ConceptMoE(nn.Module):
         x = self._run(self.decoder, x, tokens, routings, seen)
 
         losses, load = routing_losses(routings, x, self._counts_over_ranks)
-        chunks = Chunks(prob, closes, concept_of_token, boundary, concept_documents, counts)
+        chunks = Chunks(given, closes, concept_of_token, boundary, concept_documents, counts)
         return BackboneOutput(self.norm(x), chunks, {**ratio, **losses}, load)
 
     def new_cache(self, num_sequences: int, max_tokens: int) -> Cache:

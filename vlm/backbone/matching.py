@@ -69,7 +69,7 @@ def match(
         kind = f"{width:.3g}W-top{plain.experts.top_k}"
     else:
         repeats = 1.0 if loop is None else loop
-        top_k = _matched_top_k(plain, compression, repeats)
+        top_k = matched_top_k(plain, compression, repeats)
         looped = None if loop is None else _middle(plain.concept_layers, loop)
         concept = ConceptConfig(experts=replace(plain.experts, top_k=top_k), loop=looped)
         kind = f"{repeats:g}L-top{top_k}"
@@ -111,11 +111,15 @@ def _every_part(config: BackboneConfig) -> Part:
     return sum([*token_parts(config).values(), *concept_parts(config).values()], Part())
 
 
-def _matched_top_k(plain: BackboneConfig, compression: float, loop: float) -> int:
-    """k' = R k / x + a (R / x - 1), to the nearest integer.
+def matched_top_k(plain: BackboneConfig, compression: float, loop: float = 1.0) -> int:
+    """How many experts concept layers choose to do a plain MoE's work for a token: k' = R k / x + a (R / x - 1), rounded.
 
     k are the experts chosen before, x is `loop`, and a is what a layer does beside its chosen experts (attention, and
-    here also the experts' router and a shared expert), in units of one expert.
+    here also the experts' router and a shared expert), in units of one expert. A compression of 1 is a model without a
+    chunker, whose loop alone is to be paid for.
+
+    Raises:
+        ValueError: the layers are dense, or would choose more experts than they have, or none.
     """
     block = plain.concept_block
     one, chosen = expert_flops(block), block.experts.top_k
