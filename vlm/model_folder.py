@@ -57,6 +57,16 @@ def require_model_folder(folder: Path) -> None:
         )
 
 
+def require_new_folder(folder: Path) -> None:
+    """Refuse to write over anything.
+
+    Raises:
+        ValueError: the folder has something in it.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} exists and is not empty; name another folder, or take it away")
+
+
 def read_model_config(folder: Path) -> "ModelConfig":
     """The config of a saved model. The encoder's own `weights` are dropped: they are in the model's file.
 

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from vlm.commands import bench_conversion as conversion
 from vlm.commands import bench_inference as inference
 
 WHAT = {
     "train": "a training step: the plain MoE, the ConceptMoEs matched to it, and transformers' Qwen3MoE of its shape",
     "parts": "experts, attention, smoothing, loss and the chunker, each against its peers",
     "compression": "a toy language chunked with each target, by the controller and by constant weights",
+    "conversion": "a plain MoE trained on the demo's text, then continued as it is and as ConceptMoEs (an hour a seed)",
 }
 COUNTS = ("seeds", "rounds", "threads", "documents", "length", "steps")
 
@@ -27,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         if name == "plot":
             continue
         kind.add_argument("--json", action="store_true", help="print JSON instead of a table")
+        if name == "conversion":
+            conversion.add_arguments(kind)
+            continue
         if name == "compression":
             kind.add_argument("--seeds", type=int, default=1, metavar="N", help="trainings of each kind (default: 1)")
             continue
@@ -50,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
     if args.what == "plot":
         print(*inference.plot(args), sep="\n")
         return 0
+    if args.what == "conversion":
+        return conversion.run(args)
     import platform
 
     import torch

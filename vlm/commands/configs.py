@@ -1,12 +1,13 @@
 """Config files of runs: where they are found, and how they are read."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from vlm.commands.pretrained import with_pretrained
+from vlm.commands.pretrained import Settings, pretrained_backbones, with_pretrained
 
 # Of a run's config; each is a mapping, or the name of a file that holds it.
 GROUPS = ("backbone", "checkpoint", "connector", "data", "model", "optimizer", "trainer")
@@ -16,21 +17,27 @@ CONFIGS = Path(__file__).resolve().parent.parent.parent / "configs"
 def found_configs(arguments: list[str]) -> list[str]:
     """Replace each `--config NAME` that is not in the current folder by the one of that name in the package.
 
+    From here on the parser takes a config's pretrained backbone for what it stands for.
+
     Raises:
-        ValueError: no such file in either place; lists what there is.
+        ValueError: no such file in either place; lists what there is. Or the pretrained backbone cannot be had.
     """
     out: list[str] = []
+    paths: list[str] = []
     takes_file = False
     for argument in arguments:
         option, equals, value = argument.partition("=")
         if takes_file:
-            out.append(find_config(argument))
+            paths.append(find_config(argument))
+            out.append(paths[-1])
             takes_file = False
         elif option in ("--config", "-c") and equals:
-            out.append(f"{option}={find_config(value)}")
+            paths.append(find_config(value))
+            out.append(f"{option}={paths[-1]}")
         else:
             takes_file = argument in ("--config", "-c")
             out.append(argument)
+    read_yaml_strictly(pretrained_backbones([(Path(path), require_settings(Path(path))) for path in paths]))
     return out
 
 
@@ -50,8 +57,8 @@ def find_config(name: str) -> str:
     raise ValueError(f"no config {name!r} in the current folder, nor in the package, which has {', '.join(known)}")
 
 
-def require_settings(path: Path) -> None:
-    """Refuse a file that is no mapping of settings; the parser's own message would not name the file.
+def require_settings(path: Path) -> dict[str, Any]:
+    """The settings of a file; one that is no mapping of settings is refused, as the parser's message would not name it.
 
     Raises:
         ValueError: it is no text, no YAML, empty, or something else than a mapping.
@@ -76,6 +83,7 @@ def require_settings(path: Path) -> None:
             raise ValueError(
                 f"the config {path}: {group} must be a mapping of settings, got {settings[group]!r}; {example}"
             )
+    return settings
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -100,16 +108,20 @@ _StrictLoader.add_implicit_resolver(
 
 
 def load_yaml_strictly(stream: str) -> Any:
-    """Load YAML, refusing a key that stands twice in one mapping, of which YAML would silently keep the last.
+    """Load YAML, refusing a key that stands twice in one mapping, of which YAML would silently keep the last."""
+    return yaml.load(stream, Loader=_StrictLoader)
 
-    A config's pretrained backbone is put in here, as the parser would take its name for that of a file.
+
+def read_yaml_strictly(backbones: Mapping[str, Settings | None] | None = None) -> None:
+    """Let the parser of the commands read its files and values so; what is no YAML is then its error, in one line.
+
+    Args:
+        backbones: the pretrained ones, which are put in here: the parser would take their names for those of files.
     """
-    found = yaml.load(stream, Loader=_StrictLoader)
-    return with_pretrained(found) if isinstance(found, dict) else found
-
-
-def read_yaml_strictly() -> None:
-    """Let the parser of the commands read its files and values so; what is no YAML is then its error, in one line."""
     from jsonargparse import set_loader
 
-    set_loader("yaml", load_yaml_strictly, exceptions=(yaml.YAMLError,))
+    def load(stream: str) -> Any:
+        found = load_yaml_strictly(stream)
+        return with_pretrained(found, backbones or {}) if isinstance(found, dict) else found
+
+    set_loader("yaml", load, exceptions=(yaml.YAMLError,))

@@ -57,23 +57,27 @@ class Parser(LightningArgumentParser):
 def build_model(
     config: Any,
     optimizer: Any,
+    train_only: list[str] | None = None,
     freeze: list[str] | None = None,
     feature_cache: str | None = None,
     hold_compression: bool = True,
     start: str | None = None,
+    open_steps: int = 0,
 ) -> VLMTrainingModule:
     """What learns, and how.
 
     Args:
         config: made from the top level of the config.
         optimizer: made from the top level of the config.
-        freeze: names of the parts that do not learn, such as `encoder`.
+        train_only: names of the parts that learn, such as `connector` or `backbone.chunker`; the others are frozen.
+        freeze: names of the parts that do not learn, such as `encoder`, or patterns such as `backbone.concept.*.mlp.gate`.
         feature_cache: folder for the features of a frozen encoder, or `auto`; null encodes each picture each time.
         hold_compression: a controller holds the target by the weight of the ratio loss; false keeps the weight constant, as the paper does.
         start: model folder whose weights the run begins with; parts that it lacks begin new.
+        open_steps: steps in which the chunker takes over from "every token is a concept", for a model of `vlm convert to-conceptmoe`.
     """
     return VLMTrainingModule(
-        config, optimizer, freeze=freeze, feature_cache=feature_cache, hold_compression=hold_compression, start=start
+        config, optimizer, train_only, freeze, feature_cache, hold_compression, start=start, open_steps=open_steps
     )
 
 

@@ -2,10 +2,11 @@
 
 The setting stands for four others: the backbone's sizes, the tokenizer, whether the head is the embedding, and
 `model.start`, the model folder whose weights the run begins with. A Hugging Face model is imported once, into the user's cache.
+Of several configs that name one, the last counts: an overlay may start a run elsewhere.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
@@ -13,16 +14,52 @@ from pathlib import Path
 from typing import Any
 
 PREFIX = "hf:"
+Settings = dict[str, Any]
 
 
-def with_pretrained(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a config, with what its pretrained backbone stands for.
+def pretrained_backbones(configs: Iterable[tuple[Path, Settings]]) -> dict[str, Settings | None]:
+    """What each pretrained backbone that configs name stands for; None where a later one replaces it, unread.
+
+    To be called in the folder that the user is in: the parser reads a config in the config's own folder.
+
+    Args:
+        configs: each config's path and settings, in their order.
 
     Raises:
-        ValueError: the model cannot be had or imported, or the config sets what comes with it.
+        ValueError: the model that counts cannot be had or imported.
+    """
+    named = [(name, path) for path, settings in configs if (name := pretrained_name(path, settings)) is not None]
+    found: dict[str, Settings | None] = {name: None for name, _ in named}
+    for name, path in named[-1:]:
+        folder = imported(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else Path(name)
+        if not folder.is_dir():
+            raise ValueError(
+                f"the config {path} begins with backbone: {name}, which is neither a model folder nor a file of settings; "
+                "make it first (docs/stages.md has the commands), or put another in an overlay, "
+                "`backbone: FOLDER` or `backbone: hf:NAME_OR_FOLDER`"
+            )
+        found[name] = described(folder)
+    return found
+
+
+def pretrained_name(path: Path, settings: Settings) -> str | None:
+    """The pretrained backbone that a config names; none where its backbone is a mapping, or a file that holds one."""
+    name = settings.get("backbone")
+    is_file = isinstance(name, str) and (Path(name).is_file() or (path.parent / name).is_file())
+    return None if is_file or not isinstance(name, str) else name
+
+
+def with_pretrained(settings: Settings, backbones: Mapping[str, Settings | None]) -> Settings:
+    """The settings of a config, with what its pretrained backbone stands for.
+
+    Args:
+        backbones: as `pretrained_backbones` found them; other names are left to the parser.
+
+    Raises:
+        ValueError: the config sets what comes with the model.
     """
     name = settings.get("backbone")
-    if not isinstance(name, str) or not (name.startswith(PREFIX) or Path(name).is_dir()):
+    if not isinstance(name, str) or name not in backbones:
         return settings
     model = settings.get("model", {})
     given: list[str] = [key for key in ("tokenizer", "tie_embeddings") if key in settings]
@@ -31,12 +68,13 @@ def with_pretrained(settings: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(
             f"backbone: {name} brings its own {', '.join(given) or 'model group'}; leave that out of this config"
         )
-    folder = imported(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else Path(name)
-    return settings | described(folder) | {"model": model | {"start": str(folder)}}
+    found = backbones[name]
+    if found is None:
+        return {key: value for key, value in settings.items() if key != "backbone"}
+    return settings | found | {"model": model | found["model"]}
 
 
-@cache
-def described(folder: Path) -> dict[str, Any]:
+def described(folder: Path) -> Settings:
     """The settings that a model folder stands for."""
     from vlm.model_folder import read_model_config
 
@@ -45,6 +83,7 @@ def described(folder: Path) -> dict[str, Any]:
         "backbone": asdict(config.backbone),
         "tokenizer": config.tokenizer,
         "tie_embeddings": config.tie_embeddings,
+        "model": {"start": str(folder)},
     }
 
 

@@ -19,7 +19,7 @@ from vlm.convert.names import EMBED, HEAD, Recipe, recipes
 from vlm.convert.source import Source, read_source
 from vlm.convert.vocabulary import Vocabulary, check_rows, read_vocabulary, rows_of
 from vlm.model import ModelConfig
-from vlm.model_folder import write_model_folder
+from vlm.model_folder import require_new_folder, write_model_folder
 from vlm.weight_files import SHARD_BYTES, Size, open_weights
 
 
@@ -53,8 +53,7 @@ def import_model(
     Raises:
         ValueError: the model cannot be had, is not whole, or has what cannot be expressed here.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} exists and is not empty; name another folder, or take it away")
+    require_new_folder(out)
     source = read_source(name)
     backbone, is_tied = read_architecture(source.config, layers)
     made = recipes(backbone, is_tied, source.tensors)

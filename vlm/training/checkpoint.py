@@ -13,6 +13,8 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from vlm.training.parts import learning_rates
+
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """A checkpoint file appears under its name only when every byte of it is on disk. Loads run no code."""
@@ -99,10 +101,12 @@ class Checkpoints(ModelCheckpoint):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         checkpoint["learning"] = learning(pl_module)
+        checkpoint["learning_rates"] = peak_rates(pl_module)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         if trainer.training:
             refuse_other_learning(checkpoint.get("learning"), learning(pl_module), trainer.ckpt_path)
+            refuse_other_rates(checkpoint.get("learning_rates"), peak_rates(pl_module), trainer.ckpt_path)
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         # Lightning's own saves here only where nothing was saved before.
@@ -133,6 +137,27 @@ def refuse_other_learning(saved: list[str] | None, here: list[str], path: Any) -
         if names
     ]
     raise ValueError(
-        f"model.freeze differs from that of {path}: {', and '.join(faults)}; set model.freeze as it was, "
+        f"model.train_only or model.freeze differs from that of {path}: {', and '.join(faults)}; set both as they were, "
+        "or start a new run with --ckpt_path left out"
+    )
+
+
+def peak_rates(module: Any) -> dict[str, float]:
+    """Peak learning rate of each weight that learns, by name."""
+    return learning_rates(module.vlm, module.optimizer_config.lr, module.optimizer_config.lr_of)
+
+
+def refuse_other_rates(saved: dict[str, float] | None, here: dict[str, float], path: Any) -> None:
+    """The optimizer's state brings its rates and its groups of weights with it: other rates would have no effect.
+
+    Raises:
+        ValueError: names a weight whose rate was another.
+    """
+    if saved is None or saved == here:
+        return
+    changed = [name for name in here if saved[name] != here[name]]
+    raise ValueError(
+        f"optimizer.lr or optimizer.lr_of differs from that of {path}: {len(changed)} weights (such as {changed[0]}) "
+        f"learned with {saved[changed[0]]:g} there and would with {here[changed[0]]:g} here; set both as they were, "
         "or start a new run with --ckpt_path left out"
     )

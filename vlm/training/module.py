@@ -20,6 +20,7 @@ from vlm.training.frozen_features import FrozenFeatures
 from vlm.training.loss import answered_cross_entropy
 from vlm.training.optim import OptimizerConfig, build_optimizer
 from vlm.training.parallel import all_sum, num_ranks, step_seed
+from vlm.training.parts import choose_learning, learning_rates, rest_frozen
 
 
 def watched(out: BackboneOutput) -> dict[str, Any]:
@@ -37,27 +38,38 @@ class VLMTrainingModule(LightningModule):
     Args:
         config: the model.
         optimizer: how its weights learn.
-        freeze: names of the parts that do not learn, such as `encoder` or `backbone.encoder_blocks`.
+        train_only: names of the parts that learn, such as `connector` or `backbone.chunker` (see parts.py); all others are frozen.
+        freeze: names of the parts that do not learn; they are taken off `train_only`.
         feature_cache: folder for the features of a frozen encoder, `auto` for the user's cache folder; null encodes every picture each time.
         hold_compression: let a controller move the weight of the ratio loss so that the target is held in evaluation mode; false keeps the
             constant weight of the paper.
         compile_blocks: run the backbone's blocks through torch.compile; needs a C++ compiler, and some minutes at the start.
         recompute_blocks: keep only the blocks' inputs for the backward pass and compute the rest again: less memory, a third more work.
         start: model folder whose weights it begins with, in float32; parts that the folder lacks begin new.
+        open_steps: steps in which the share of tokens that are concepts of their own, whatever the chunker says, falls from 1 to 0: a
+            model of `vlm convert to-conceptmoe` then begins at its source's loss. Of training alone; evaluation asks the chunker.
     """
 
     def __init__(
         self,
         config: ModelConfig,
         optimizer: OptimizerConfig,
+        train_only: list[str] | None = None,
         freeze: list[str] | None = None,
         feature_cache: str | None = None,
         hold_compression: bool = True,
         compile_blocks: bool = False,
         recompute_blocks: bool = False,
         start: str | None = None,
+        open_steps: int = 0,
     ) -> None:
         super().__init__()
+        if open_steps and (open_steps < 0 or config.backbone.chunk is None):
+            raise ValueError(
+                f"model.open_steps is a number of steps in which a chunker takes over, got {open_steps}"
+                + ("" if open_steps < 0 else " for a model without a chunker (chunk: null); leave it out")
+            )
+        self.open_steps = open_steps
         self.vlm = VisionLanguageModel(config)
         if start is not None:
             start_from(self.vlm, Path(start))
@@ -65,7 +77,13 @@ class VLMTrainingModule(LightningModule):
         if compile_blocks:
             self.vlm.backbone.compile_blocks()
         self.optimizer_config = optimizer
-        self.freeze_parts(freeze or [])
+        choose_learning(self.vlm, train_only, freeze)
+        if open_steps and not any(p.requires_grad for p in self.vlm.backbone.parameters()):
+            raise ValueError(
+                f"model.open_steps is {open_steps}, but the backbone is frozen and asks its chunker as in evaluation; "
+                "leave it out, or let the chunker learn (model.train_only: [..., backbone.chunker])"
+            )
+        learning_rates(self.vlm, optimizer.lr, optimizer.lr_of)  # a wrong name is refused before any work
         if feature_cache is not None and (
             self.vlm.encoder is None or any(p.requires_grad for p in self.vlm.encoder.parameters())
         ):
@@ -85,30 +103,10 @@ class VLMTrainingModule(LightningModule):
         self._answered: Tensor | float = 0.0  # over the accumulated micro-batches of this rank
         self._micro_batch = 0  # of the step
 
-    def freeze_parts(self, names: list[str]) -> None:
-        """Stop the named parts from learning.
-
-        Raises:
-            ValueError: a name is no part of the model.
-        """
-        self.frozen_names = tuple(names)
-        for name in names:
-            hit = [p for key, p in self.vlm.named_parameters() if key == name or key.startswith(name + ".")]
-            if not hit:
-                parts = sorted({key.split(".")[0] for key, _ in self.vlm.named_parameters()})
-                raise ValueError(
-                    f"model.freeze names {name!r}, which is no part of this model; parts are {', '.join(parts)}"
-                )
-            for parameter in hit:
-                parameter.requires_grad_(False)
-
     def train(self, mode: bool = True) -> "VLMTrainingModule":
-        """As usual, but a frozen part stays in evaluation mode: its norms' statistics must not move."""
+        """As usual, but what is wholly frozen stays in evaluation mode."""
         super().train(mode)
-        for name in self.frozen_names:
-            part = self.vlm.get_submodule(name) if name in dict(self.vlm.named_modules()) else None
-            if part is not None:
-                part.eval()
+        rest_frozen(self.vlm)
         return self
 
     def configure_optimizers(self) -> Any:
@@ -130,6 +128,9 @@ class VLMTrainingModule(LightningModule):
         # Counted here: after a restart Lightning's batch_idx need not begin an accumulation at a multiple of it.
         torch.manual_seed(step_seed(self.seed, self.global_step, self._micro_batch, self.global_rank))
         self._micro_batch += 1
+        if self.vlm.backbone.chunker is not None:
+            done = self.global_step / self.open_steps if self.open_steps else 1.0
+            self.vlm.backbone.chunker.open_share = max(0.0, 1 - done)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Sum of the losses of this rank's micro-batch, with what is to be watched."""
@@ -142,6 +143,9 @@ class VLMTrainingModule(LightningModule):
         auxiliary = self.auxiliary_loss(out)
         # The mean over ranks of `auxiliary` is that of all tokens together; it counts once for each answered token of the step.
         loss = cross_entropy + auxiliary * (everywhere / num_ranks()).to(auxiliary.dtype)
+        if not loss.requires_grad:
+            # What learns had no part in this batch; its gradient is zero, as that of a connector by a batch of text.
+            loss = loss + 0.0 * sum(p.sum() for p in self.vlm.parameters() if p.requires_grad)
         self.hold_compression(out)
         return {"loss": loss, "cross_entropy": cross_entropy.detach()} | watched(out)
 

@@ -1,27 +1,51 @@
 """The table shown once before training: what learns, what it costs, how many slots a picture takes."""
 
+from fnmatch import fnmatchcase
 from typing import Any
 
 from lightning.pytorch import LightningModule
 
 from vlm.backbone.cost import flops_per_token
+from vlm.training.parts import learning_rates
 
-PARTS = ("encoder", "connector", "embed", "backbone", "head")
+# The first pattern that a weight's path matches is its part's.
+PARTS = {
+    "encoder.*": "encoder",
+    "connector.*": "connector",
+    "embed.*": "embed",
+    "backbone.encoder.*": "backbone encoder layers",
+    "backbone.chunker.*": "chunker",
+    "backbone.project_*": "projectors",
+    "backbone.concept.*": "concept layers",
+    "backbone.decoder.*.joint_*": "joint projections",
+    "backbone.decoder.*": "decoder layers",
+    "backbone.norm.*": "last norm",
+    "head.*": "head",
+}
 
 
-def summary_rows(module: Any) -> list[tuple[str, str, str]]:
-    """(part, parameters, learns or frozen) of each part of the model."""
+def summary_rows(module: Any) -> list[tuple[str, str, str, str]]:
+    """(part, parameters, learns or frozen, learning rate) of each part of the model, and of all together."""
+    optimizer = module.optimizer_config
+    rates = learning_rates(module.vlm, optimizer.lr, optimizer.lr_of)
+    sizes = {path: parameter.numel() for path, parameter in module.vlm.named_parameters()}
+    weights: dict[str, list[str]] = {part: [] for part in PARTS.values()}
+    for path in sizes:
+        weights[next(part for pattern, part in PARTS.items() if fnmatchcase(path, pattern))].append(path)
     rows = []
-    for name in PARTS:
-        part = getattr(module.vlm, name)
-        if part is None:
-            continue
-        parameters = list(part.parameters())
-        learning = sum(p.numel() for p in parameters if p.requires_grad)
-        total = sum(p.numel() for p in parameters)
+    for part, paths in weights.items():
+        total = sum(sizes[path] for path in paths)
+        learning = sum(sizes[path] for path in paths if path in rates)
         state = "learns" if learning == total else "frozen" if learning == 0 else f"{learning:,} learn"
-        rows.append((name, f"{total:,}", state))
-    return rows
+        if total:
+            rows.append((part, f"{total:,}", state, _range({rates[path] for path in paths if path in rates})))
+    learning = sum(sizes[path] for path in rates)
+    return [*rows, ("all", f"{sum(sizes.values()):,}", f"{learning:,} learn", _range(set(rates.values())))]
+
+
+def _range(rates: set[float]) -> str:
+    ends = sorted({min(rates), max(rates)}) if rates else []
+    return " to ".join(f"{rate:g}" for rate in ends)
 
 
 def summary_facts(module: Any) -> dict[str, str]:
@@ -48,6 +72,7 @@ def print_summary(module: LightningModule) -> None:
     table.add_column("part")
     table.add_column("parameters", justify="right")
     table.add_column("state")
+    table.add_column("lr", justify="right")
     for row in summary_rows(module):
         table.add_row(*row)
     console = Console(width=None if Console().is_terminal else 100)
