@@ -6,7 +6,7 @@ from statistics import mean
 from typing import Any
 
 from vlm.bench.conversion import Continued
-from vlm.bench.plot import OURS, OURS_MARKS, check_target
+from vlm.bench.plot import OURS, OURS_MARKS, PEERS, PEERS_MARKS, check_target
 
 SOURCE_COLOR = "#1d2329"
 PANELS = (("training", "loss in training"), ("validation", "loss on the validation text, chunker alone"))
@@ -27,8 +27,8 @@ def draw_figure(results: Sequence[Continued]) -> Any:
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(PANELS), squeeze=False)[0]
     names = list(dict.fromkeys(one.variant for one in results))
-    colors = dict(zip(names, (SOURCE_COLOR, *OURS), strict=False))
-    marks = dict(zip(names, ("", *OURS_MARKS), strict=False))
+    colors = dict(zip(names, (SOURCE_COLOR, *OURS, *PEERS), strict=False))
+    marks = dict(zip(names, ("", *OURS_MARKS, *PEERS_MARKS), strict=False))
     for axis, (kind, title) in zip(axes, PANELS, strict=True):
         for name in names:
             curves = [getattr(one, kind) for one in results if one.variant == name]

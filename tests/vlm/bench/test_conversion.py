@@ -44,7 +44,8 @@ def test_curves_are_means_between_their_ends(tmp_path: Path) -> None:
     line = next(line for line in axes[0].lines if line.get_label() == "top-k")
     assert list(line.get_xdata()) == [1.0, 10.0]
     assert list(line.get_ydata()) == pytest.approx([5.0, 4.2])
-    draw(RESULTS, tmp_path / "curves.svg")
+    others = ("top-k, at once", "top-k, Eq. 10", "loop", "loop, not chunked")
+    draw([*RESULTS, *(continued(name, 0, 4.2) for name in others)], tmp_path / "curves.svg")
     assert "<svg" in (tmp_path / "curves.svg").read_text()
 
 
