@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 export UV_CACHE_DIR ?= $(HOME)/.cache/uv
 
-.PHONY: demo test test-slow test-gpu check format constraints wheel clean
+.PHONY: demo test test-slow test-gpu sweep check format constraints wheel clean
 
 demo: $(READY)
 	@$(BIN)/vlm demo
@@ -18,6 +18,9 @@ test-slow: $(READY)
 
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -q -m gpu
+
+sweep: $(READY)  ## the check over timm's families and open_clip's towers; goes on where it stopped, rm -r runs/sweep starts anew
+	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.encoders.sweep run runs/sweep/results.jsonl
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -4,14 +4,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from encoders.check import check_encoder
     from encoders.feature_cache import FeatureCache, fill
+    from encoders.fused_encoder import FusedEncoder
+    from encoders.huggingface_encoder import HuggingFaceEncoder
+    from encoders.open_clip_encoder import OpenClipEncoder
     from encoders.patch_encoder import PatchEncoder
-    from encoders.protocol import Features, VisionEncoder, check_encoder, encode_by_size, from_name
+    from encoders.protocol import Features, VisionEncoder, encode_by_size, from_name
     from encoders.timm_encoder import TimmEncoder
 
 __all__ = [
     "FeatureCache",
     "Features",
+    "FusedEncoder",
+    "HuggingFaceEncoder",
+    "OpenClipEncoder",
     "PatchEncoder",
     "TimmEncoder",
     "VisionEncoder",
@@ -22,8 +29,12 @@ __all__ = [
 ]
 
 HOME = {
+    "check_encoder": "check",
     "FeatureCache": "feature_cache",
     "fill": "feature_cache",
+    "FusedEncoder": "fused_encoder",
+    "HuggingFaceEncoder": "huggingface_encoder",
+    "OpenClipEncoder": "open_clip_encoder",
     "PatchEncoder": "patch_encoder",
     "TimmEncoder": "timm_encoder",
 }

@@ -1,15 +1,19 @@
 """What a vision encoder is: normalised pictures in, packed vectors (t w) with their grids (i 2) out.
 
-There is no registry. A name is `timm:NAME`, or the import path of a class (or of a function that returns an encoder).
+There is no registry. A name is `timm:NAME`, `open_clip:NAME`, `hf:NAME`, or the import path of a class (or of a function
+that returns an encoder).
 An encoder of one's own is an nn.Module with four things; see patch_encoder.py, the template to copy:
 `spec` (how a picture is prepared), `width`, `grid(height, width)` and `encode(images)`.
 """
 
+import difflib
 import hashlib
 import inspect
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
+from importlib import import_module, invalidate_caches
+from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
@@ -17,6 +21,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from data.image import ImageSpec
+
+# Where a name with a colon leads: module and class.
+SOURCES = {
+    "timm": ("encoders.timm_encoder", "TimmEncoder"),
+    "open_clip": ("encoders.open_clip_encoder", "OpenClipEncoder"),
+    "hf": ("encoders.huggingface_encoder", "HuggingFaceEncoder"),
+}
 
 
 @dataclass(frozen=True)
@@ -97,16 +108,24 @@ def encoder_key(encoder: nn.Module) -> str:
 
 
 def from_name(name: str, **settings: Any) -> VisionEncoder:
-    """Build an encoder from `timm:NAME` or an import path (`my_module.MyEncoder`); settings go to its constructor."""
+    """Build an encoder from its name; settings go to its constructor.
+
+    Args:
+        name: `timm:NAME`, `open_clip:NAME`, `hf:NAME`, or the import path of a class or of a function that returns an
+            encoder (`my_module.MyEncoder`). A module in the current folder is found. Its code is run: trust it.
+
+    Raises:
+        ValueError: no such name, or settings that the encoder does not take.
+    """
     source, colon, model = name.partition(":")
     if colon:
-        if source != "timm":
+        if source not in SOURCES:
+            near = difflib.get_close_matches(source, SOURCES, n=1, cutoff=0.5)
             raise ValueError(
-                f"unknown encoder source {source!r} in {name!r}; use timm:NAME or an import path package.module.Class"
+                f"unknown encoder source {source!r} in {name!r}; use {f'{near[0]}:{model}, or ' if near else ''}"
+                f"{', '.join(f'{source}:NAME' for source in SOURCES)} or an import path package.module.Class"
             )
-        from encoders.timm_encoder import TimmEncoder
-
-        make: Callable[..., Any] = TimmEncoder
+        make: Callable[..., Any] = getattr(import_module(SOURCES[source][0]), SOURCES[source][1])
         settings = {"name": model, **settings}
     else:
         make = _imported(name)
@@ -115,14 +134,38 @@ def from_name(name: str, **settings: Any) -> VisionEncoder:
     except TypeError as error:
         raise ValueError(f"encoder {name!r}: {error}; it takes {inspect.signature(make)}") from None
     encoder = make(**settings)
-    _check_shape_of(encoder, name)
+    check_parts(encoder, name)
     return cast(VisionEncoder, encoder)
+
+
+def portable_setting(encoder: object, setting: str | Mapping[str, Any]) -> dict[str, Any]:
+    """The setting by which a saved model builds its encoder again, without any file beside it.
+
+    `weights` is left out, since the model's file has them; what an encoder read from a file, it adds by `portable_settings()`.
+
+    Args:
+        setting: an encoder's name, or a mapping with `name` and its settings, as they stand in a config.
+    """
+    stated = {"name": setting} if isinstance(setting, str) else dict(setting)
+    added = cast(Any, encoder).portable_settings() if hasattr(encoder, "portable_settings") else {}
+    return {key: value for key, value in (stated | added).items() if key != "weights"}
 
 
 def _imported(path: str) -> Callable[..., Any]:
     module_path, _, attribute = path.rpartition(".")
     if not module_path:
-        raise ValueError(f"encoder {path!r} is neither timm:NAME nor an import path; write package.module.Class")
+        sources = ", ".join(f"{source}:NAME" for source in SOURCES)
+        ours = {"PatchEncoder", "FusedEncoder"}
+        near = difflib.get_close_matches(path, ours, n=1)
+        raise ValueError(
+            f"encoder {path!r} is neither {sources} nor an import path; "
+            f"write {f'encoders.{near[0]}' if near else 'package.module.Class'}"
+        )
+    # Last, so that a file of the user's hides no installed module; the `vlm` command does not look there by itself.
+    # It stays there: worker processes import the class by its name.
+    if (folder := str(Path.cwd())) not in sys.path:
+        sys.path.append(folder)
+    invalidate_caches()  # the file may have been written a moment ago
     try:
         module = import_module(module_path)
     except ModuleNotFoundError as error:
@@ -135,11 +178,19 @@ def _imported(path: str) -> Callable[..., Any]:
     try:
         return cast(Callable[..., Any], getattr(module, attribute))
     except AttributeError:
-        raise ValueError(f"encoder {path!r}: {module_path} ({module.__file__}) has no {attribute!r}") from None
+        near = difflib.get_close_matches(attribute, dir(module), n=3)
+        raise ValueError(
+            f"encoder {path!r}: {module_path} ({module.__file__}) has no {attribute!r}"
+            f"{'; near: ' + ', '.join(near) if near else ''}"
+        ) from None
 
 
-def _check_shape_of(encoder: object, name: str) -> None:
-    """Presence and types of what the protocol asks for."""
+def check_parts(encoder: object, name: str) -> None:
+    """Refuse an encoder that lacks a part of the protocol.
+
+    Raises:
+        ValueError: names the part, and the template to copy.
+    """
     if not isinstance(encoder, nn.Module):
         raise ValueError(
             f"encoder {name!r} gave a {type(encoder).__name__}; "
@@ -154,93 +205,3 @@ def _check_shape_of(encoder: object, name: str) -> None:
         raise ValueError(f"{name}.spec is a {type(encoder.spec).__name__}; it must be a data.image.ImageSpec")
     if not isinstance(encoder.width, int) or encoder.width < 1:
         raise ValueError(f"{name}.width is {encoder.width!r}; it must be the length of one vector, an int of 1 or more")
-
-
-def check_encoder(encoder: object) -> None:
-    """Run a few random pictures through an encoder, in evaluation mode.
-
-    Raises:
-        ValueError: a sentence that says what is wrong and how to mend it.
-    """
-    name = type(encoder).__name__
-    _check_shape_of(encoder, name)
-    module = cast(nn.Module, encoder)
-    was_training = module.training
-    module.eval()
-    try:
-        with torch.no_grad():
-            _check_features(cast(VisionEncoder, encoder), name)
-    finally:
-        module.train(was_training)
-
-
-def _check_features(encoder: VisionEncoder, name: str) -> None:
-    size = encoder.spec.size_px
-    grid = encoder.grid(size, size)
-    if not (isinstance(grid, tuple) and len(grid) == 2 and all(isinstance(side, int) and side > 0 for side in grid)):
-        raise ValueError(
-            f"{name}.grid({size}, {size}) gave {grid!r}; it must give two ints of 1 or more, (rows, columns)"
-        )
-    parameter = next(cast(nn.Module, encoder).parameters(), torch.empty(0))
-    if parameter.is_meta:
-        raise ValueError(f"{name} has no weights yet; call materialise() first")
-    generator = torch.Generator().manual_seed(0)
-    images = [torch.randn(3, size, size, generator=generator).to(parameter) for _ in range(3)]
-    given = [image.clone() for image in images]
-    together = _features(encoder, images, name)
-    if not all(torch.equal(image, before) for image, before in zip(images, given, strict=True)):
-        raise ValueError(f"{name}.encode changed its input; work on a copy, other parts read the same pictures")
-    vectors, num_vectors = together.vectors, 3 * grid[0] * grid[1]
-    if together.grids.tolist() != [list(grid)] * 3:
-        raise ValueError(
-            f"{name}.encode gave grids {together.grids.tolist()} for 3 pictures of {size} x {size}, "
-            f"but grid({size}, {size}) says {grid} each; data lay out slots by grid(), so the two must agree"
-        )
-    if tuple(vectors.shape) != (num_vectors, encoder.width):
-        raise ValueError(
-            f"{name}.encode gave vectors of shape {tuple(vectors.shape)}; needed ({num_vectors}, {encoder.width}), "
-            f"that is 3 pictures x {grid[0]} x {grid[1]} and width {encoder.width}; "
-            "are class or register tokens still in it?"
-        )
-    if not vectors.is_floating_point() or not bool(vectors.isfinite().all()):
-        raise ValueError(
-            f"{name}.encode gave vectors ({vectors.dtype}) that are not all finite numbers "
-            "on random pictures; check its weights"
-        )
-    # 1e-4 of the largest value: batched kernels may add in another order, a leak between pictures is far larger.
-    tolerance = 1e-4 * max(1.0, float(vectors.abs().max()))
-    again = _features(encoder, images, name).vectors
-    if not torch.allclose(again, vectors, rtol=0, atol=tolerance):
-        raise ValueError(
-            f"{name}.encode gave two results for the same pictures; is there randomness (dropout) left in eval()?"
-        )
-    for place, (alone, within) in enumerate(
-        zip([_features(encoder, [image], name).vectors for image in images], together.split(), strict=True)
-    ):
-        if not torch.allclose(alone, within, rtol=0, atol=tolerance):
-            raise ValueError(
-                f"{name}.encode gave picture {place} other vectors alone than in a batch of 3 (largest difference "
-                f"{float((alone - within).abs().max()):.2g}); do pictures see each other, or is their order changed?"
-            )
-    first, second, _ = together.split()
-    if torch.equal(first, second):
-        raise ValueError(f"{name}.encode gave two different pictures the same vectors; does it use its input?")
-    none = encoder.encode([])
-    if tuple(none.vectors.shape) != (0, encoder.width) or tuple(none.grids.shape) != (0, 2):
-        raise ValueError(
-            f"{name}.encode([]) gave vectors {tuple(none.vectors.shape)} and grids {tuple(none.grids.shape)}; "
-            f"needed (0, {encoder.width}) and (0, 2), because a batch may hold no picture. encode_by_size does this"
-        )
-
-
-def _features(encoder: VisionEncoder, images: list[Tensor], name: str) -> Features:
-    try:
-        features: object = encoder.encode(images)
-    except Exception as error:
-        size = encoder.spec.size_px
-        raise ValueError(f"{name}.encode failed on {len(images)} pictures of {size} x {size}: {error}") from error
-    if not isinstance(features, Features):
-        raise ValueError(
-            f"{name}.encode gave a {type(features).__name__}; it must give encoders.Features(vectors, grids)"
-        )
-    return features

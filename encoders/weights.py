@@ -1,4 +1,4 @@
-"""Read the weights of a timm model from a package or a file, and put them in with every tensor accounted for."""
+"""Read the weights of a model from a package, a file or a folder, and put them in with every tensor accounted for."""
 
 import hashlib
 import importlib.util
@@ -9,7 +9,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-FILE_TYPES = (".safetensors", ".pt", ".pth")
+FILE_TYPES = (".safetensors", ".pt", ".pth", ".bin")
+# What timm, open_clip and transformers call the weights in a folder, the safest first.
+FOLDER_FILES = (
+    "model.safetensors",
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "pytorch_model.bin",
+    "open_clip_pytorch_model.bin",
+)
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,16 @@ def package_file(name: str) -> Path:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors by name from a .safetensors, .pt or .pth file; nothing in the file is executed."""
+    """Tensors by name from a file of `FILE_TYPES` or a folder with one of `FOLDER_FILES`; nothing in it is executed.
+
+    Raises:
+        ValueError: there is no such file, or it is no state dict, or a pickle of more than tensors.
+    """
+    if path.is_dir():
+        names = [name for name in FOLDER_FILES if (path / name).is_file()]
+        if not names:
+            raise ValueError(f"no weights in the folder {path}; it must hold one of {', '.join(FOLDER_FILES)}")
+        path = path / names[0]
     if not path.is_file():
         raise ValueError(
             f"no weights at {path}; give weights: hub, package, or a {', '.join(FILE_TYPES)} file that exists"
@@ -113,7 +130,20 @@ def fill_weights(model: nn.Module, state: Mapping[str, Tensor], optional: set[st
         for key, tensor in needed.items()
         if key in state and state[key].shape != tensor.shape
     ]
-    faults = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
+    tell_faults({"missing": missing, "unexpected": unexpected, "of another shape": misshapen}, origin)
+    model.load_state_dict({key: tensor for key, tensor in state.items() if key in needed}, strict=False)
+
+
+def tell_faults(faults: Mapping[str, list[str]], origin: str) -> None:
+    """Refuse weights of which something does not fit.
+
+    Args:
+        faults: names of tensors by what is wrong with them.
+        origin: what to call the weights.
+
+    Raises:
+        ValueError: any list holds a name; the first three of each are told.
+    """
     told = [
         f"{len(keys)} {fault} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
         for fault, keys in faults.items()
@@ -123,4 +153,3 @@ def fill_weights(model: nn.Module, state: Mapping[str, Tensor], optional: set[st
         raise ValueError(
             f"{origin} does not fit the model, tensors: {'; '.join(told)}; give the weights of this very model"
         )
-    model.load_state_dict({key: tensor for key, tensor in state.items() if key in needed}, strict=False)

@@ -16,6 +16,7 @@ LAYER_OF = {
     "weight_files": "model",
     "convert": "interop",
     "bench": "commands",
+    "encoder_comparison": "commands",
 }
 MAX_LINES = 300
 LONGER = {}  # file -> reason

@@ -194,13 +194,16 @@ def differences(own: Mapping[str, Tensor], weights: Mapping[str, Tensor | Size])
     if shapes:
         first = shapes[0]
         faults.append(
-            f"{first} is {tuple(weights[first].shape)} there and {tuple(own[first].shape)} here ({len(shapes)} such)"
+            f"has other shapes: {first} is {tuple(weights[first].shape)} there and {tuple(own[first].shape)} here ({len(shapes)} such)"
         )
     return faults
 
 
-def start_from(model: "VisionLanguageModel", folder: Path) -> None:
+def start_from(model: "VisionLanguageModel", folder: Path) -> list[str]:
     """Give a new model the weights of a folder, cast to its own dtypes. Parts that the folder lacks stay as they are.
+
+    Returns:
+        Names of those parts.
 
     Raises:
         ValueError: the folder changed since it was written, or has another tokenizer or architecture.
@@ -222,6 +225,7 @@ def start_from(model: "VisionLanguageModel", folder: Path) -> None:
     check_sums(folder)
     for name, value in own.items():
         value.copy_(read_weight(name, stored[name].file))
+    return sorted({name.split(".")[0] for name in model.state_dict()} - parts)
 
 
 def _some(names: list[str]) -> str:

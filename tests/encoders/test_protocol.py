@@ -1,8 +1,7 @@
-"""Names, packing and the check of an encoder."""
+"""Names and packing of an encoder."""
 
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from data.image import ImageSpec
+from encoders.check import check_encoder
 from encoders.patch_encoder import PatchEncoder
-from encoders.protocol import Features, VisionEncoder, check_encoder, encode_by_size, encoder_key, from_name
+from encoders.protocol import VisionEncoder, encode_by_size, encoder_key, from_name
 
 MY_MODULE = """
 import torch
@@ -66,7 +66,7 @@ def test_a_function_that_returns_an_encoder_is_a_name_too(my_module: str) -> Non
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("PatchEncoder", {}, "neither timm:NAME nor an import path"),
+        ("PatchEncoder", {}, "nor an import path; write encoders.PatchEncoder"),
         ("clip:vit", {}, "unknown encoder source 'clip'"),
         ("no_such_module.MyEncoder", {}, "no module 'no_such_module'"),
         ("my_vision.Other", {}, "has no 'Other'"),
@@ -98,10 +98,6 @@ def test_vectors_are_packed_in_the_order_of_the_images_and_row_by_row() -> None:
     assert [len(part) for part in features.split()] == [4, 3, 4]
 
 
-def test_the_template_passes_the_check() -> None:
-    check_encoder(PatchEncoder())
-
-
 def test_the_key_follows_the_weights_and_the_picture_preparation() -> None:
     encoder = PatchEncoder(size_px=32, width=8)
     key = encoder_key(encoder)
@@ -110,62 +106,6 @@ def test_the_key_follows_the_weights_and_the_picture_preparation() -> None:
     other_spec = encoder_key(encoder)
     nn.init.zeros_(encoder.project.bias)
     assert len({key, other_spec, encoder_key(encoder)}) == 3
-
-
-class Wrong(PatchEncoder):
-    """A sound encoder with one fault, applied to its features."""
-
-    def __init__(self, fault: Callable[["Wrong", Sequence[Tensor], Features], object]) -> None:
-        super().__init__(size_px=32, patch_px=16, width=8)
-        self.fault = fault
-
-    def encode(self, images: Sequence[Tensor]) -> Features:
-        return self.fault(self, images, super().encode(images))  # type: ignore[return-value]
-
-
-def sees_others(encoder: Wrong, images: Sequence[Tensor], features: Features) -> Features:
-    return Features(features.vectors - features.vectors.mean(0), features.grids)
-
-
-def changes_input(encoder: Wrong, images: Sequence[Tensor], features: Features) -> Features:
-    for image in images:
-        image.zero_()
-    return features
-
-
-def random_noise(encoder: Wrong, images: Sequence[Tensor], features: Features) -> Features:
-    return Features(features.vectors + torch.randn_like(features.vectors), features.grids)
-
-
-def fails_on_none(encoder: Wrong, images: Sequence[Tensor], features: Features) -> Features:
-    return features if images else Features(torch.zeros(0, 1), features.grids)
-
-
-@pytest.mark.parametrize(
-    ("fault", "message"),
-    [
-        (lambda e, i, f: Features(f.vectors, f.grids + 1), "but grid\\(32, 32\\) says \\(2, 2\\) each"),
-        (lambda e, i, f: Features(f.vectors[1:], f.grids), "are class or register tokens still in it"),
-        (lambda e, i, f: Features(f.vectors[:, 1:], f.grids), "needed \\(12, 8\\)"),
-        (lambda e, i, f: Features(f.vectors * float("nan"), f.grids), "not all finite"),
-        (lambda e, i, f: Features(f.vectors * 0, f.grids), "does it use its input"),
-        (lambda e, i, f: Features(f.vectors.flip(0), f.grids), "is their order changed"),
-        (sees_others, "do pictures see each other"),
-        (changes_input, "changed its input"),
-        (random_noise, "is there randomness"),
-        (fails_on_none, "a batch may hold no picture"),
-        (lambda e, i, f: 1 / 0, "encode failed on 3 pictures of 32 x 32: division by zero"),
-    ],
-)
-def test_a_wrong_encoder_is_refused_with_its_fault_named(fault: Callable, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        check_encoder(Wrong(fault))
-
-
-def test_the_check_leaves_the_mode_as_it_was() -> None:
-    encoder = PatchEncoder()
-    check_encoder(encoder.train())
-    assert encoder.training
 
 
 def test_the_template_is_a_vision_encoder_by_type() -> None:

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from encoders.protocol import check_encoder
+from encoders.check import check_encoder
 from encoders.timm_encoder import TimmEncoder
 
 pytestmark = pytest.mark.long

@@ -5,16 +5,12 @@ The model and the data module both take from the top level, and neither from the
 """
 
 import json
-import logging
-import os
-import re
 import signal
 import sys
-import warnings
 from dataclasses import MISSING, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
@@ -26,32 +22,16 @@ from data.module import DataModule, SourceConfig
 from vlm.backbone import BackboneConfig
 from vlm.commands.configs import found_configs, read_yaml_strictly
 from vlm.commands.folders import require_writable
+from vlm.commands.quiet import Parser, silence
 from vlm.connector import ConnectorConfig
 from vlm.model import EncoderSetting, ModelConfig, build_encoder, image_layout, model_config
 from vlm.training.allocator import keep_freed_memory
 from vlm.training.checkpoint import AtomicCheckpointIO, Checkpoints, last_checkpoint
 from vlm.training.logs import CSVLog, TensorBoardLog
+from vlm.training.lora import LoraSettings
 from vlm.training.module import VLMTrainingModule
 from vlm.training.optim import OptimizerConfig
 from vlm.training.watch import Monitor
-
-QUIET = (
-    ".*does not have many workers.*",  # the loader's workers are chosen by the config
-    ".*is supposed to be used .*dataloader.*",
-    ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
-    ".*litlogger.*",
-    ".*Total length of `list` across ranks is zero.*",  # data.val may be empty
-    ".*module\\(s\\) in eval mode at the start of training.*",  # parts of model.freeze are meant to be
-    ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run goes on in its folder
-)
-
-
-class Parser(LightningArgumentParser):
-    """Errors in one line; configs are looked up in the current folder, then among those that come with the package."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        # A link's own report quotes all that went into it; the reason stands at its end.
-        raise ValueError(re.sub(r"^Call to compute_fn of link .*? failed: ", "", message, flags=re.DOTALL)) from ex
 
 
 def build_model(
@@ -63,6 +43,11 @@ def build_model(
     hold_compression: bool = True,
     start: str | None = None,
     open_steps: int = 0,
+    unfreeze: dict[str, int] | None = None,
+    lora: LoraSettings | None = None,
+    image_dependence_rows: int = 4,
+    compile_blocks: bool = False,
+    recompute_blocks: bool = False,
 ) -> VLMTrainingModule:
     """What learns, and how.
 
@@ -75,9 +60,26 @@ def build_model(
         hold_compression: a controller holds the target by the weight of the ratio loss; false keeps the weight constant, as the paper does.
         start: model folder whose weights the run begins with; parts that it lacks begin new.
         open_steps: steps in which the chunker takes over from "every token is a concept", for a model of `vlm convert to-conceptmoe`.
+        unfreeze: parts that begin to learn later, and after how many steps, such as {encoder: 500}.
+        lora: low-rank adapters, such as {rank: 8, targets: [backbone]}; needs the extra [lora].
+        image_dependence_rows: rows of each source on which a validation also tries other pictures, and none; 0 for no row.
+        compile_blocks: run the backbone's blocks through torch.compile; for a GPU.
+        recompute_blocks: compute the blocks once more in the backward pass, which takes less memory.
     """
     return VLMTrainingModule(
-        config, optimizer, train_only, freeze, feature_cache, hold_compression, start=start, open_steps=open_steps
+        config,
+        optimizer,
+        train_only=train_only,
+        freeze=freeze,
+        feature_cache=feature_cache,
+        hold_compression=hold_compression,
+        compile_blocks=compile_blocks,
+        recompute_blocks=recompute_blocks,
+        start=start,
+        open_steps=open_steps,
+        unfreeze=unfreeze,
+        lora=lora,
+        image_dependence_rows=image_dependence_rows,
     )
 
 
@@ -224,6 +226,9 @@ class VLMCommandLine(LightningCLI):
         if self.trainer.is_global_zero and not self.trainer.interrupted:
             self.model.save_pretrained(self.root / "model")
             print(f"model saved in {self.root / 'model'}")
+            if self.model.adapters is not None:
+                self.model.adapters.save(self.root / "lora", self.model.start)
+                print(f"adapters saved in {self.root / 'lora'}")
 
 
 class SaveConfig(SaveConfigCallback):
@@ -285,13 +290,3 @@ def run_lightning(command: str, arguments: list[str]) -> int:
     finally:
         sys.argv = saved
     return 0
-
-
-def silence() -> None:
-    """Keep Lightning's greetings out of the output; its warnings stay, save those that the design answers."""
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric.utilities.distributed").setLevel(logging.WARNING)
-    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning calls what jsonargparse will drop
-    for message in QUIET:
-        warnings.filterwarnings("ignore", message)

@@ -5,6 +5,7 @@ added up over the accumulated steps, reduced once over ranks, and the gradients 
 Lightning's division. Each rank's auxiliary loss is scaled by the backbone so that its mean over ranks is the loss of all tokens together.
 """
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ from data.batch import Batch
 from vlm.backbone import BackboneOutput, RatioController
 from vlm.model import ModelConfig, VisionLanguageModel
 from vlm.model_folder import check_weights, start_from
+from vlm.training.dependence import ImageDependence
 from vlm.training.frozen_features import FrozenFeatures
+from vlm.training.lora import Adapters, LoraSettings
 from vlm.training.loss import answered_cross_entropy
 from vlm.training.optim import OptimizerConfig, build_optimizer
 from vlm.training.parallel import all_sum, num_ranks, step_seed
 from vlm.training.parts import choose_learning, learning_rates, rest_frozen
+from vlm.training.unfreeze import Unfreezing
 
 
 def watched(out: BackboneOutput) -> dict[str, Any]:
@@ -48,6 +52,10 @@ class VLMTrainingModule(LightningModule):
         start: model folder whose weights it begins with, in float32; parts that the folder lacks begin new.
         open_steps: steps in which the share of tokens that are concepts of their own, whatever the chunker says, falls from 1 to 0: a
             model of `vlm convert to-conceptmoe` then begins at its source's loss. Of training alone; evaluation asks the chunker.
+        unfreeze: for parts that begin to learn later, by name, after how many steps (see unfreeze.py).
+        lora: low-rank adapters on some parts (see lora.py), whose own weights are frozen but for what `train_only` names.
+        image_dependence_rows: rows of each source, on each process, on which a validation also measures the loss with other pictures
+            and with none (see dependence.py); 0: none.
     """
 
     def __init__(
@@ -62,6 +70,9 @@ class VLMTrainingModule(LightningModule):
         recompute_blocks: bool = False,
         start: str | None = None,
         open_steps: int = 0,
+        unfreeze: dict[str, int] | None = None,
+        lora: LoraSettings | None = None,
+        image_dependence_rows: int = 4,
     ) -> None:
         super().__init__()
         if open_steps and (open_steps < 0 or config.backbone.chunk is None):
@@ -71,19 +82,29 @@ class VLMTrainingModule(LightningModule):
             )
         self.open_steps = open_steps
         self.vlm = VisionLanguageModel(config)
-        if start is not None:
-            start_from(self.vlm, Path(start))
+        self.start = start
+        self.new_parts = [] if start is None else start_from(self.vlm, Path(start))
         self.vlm.backbone.recompute_blocks = recompute_blocks
         if compile_blocks:
             self.vlm.backbone.compile_blocks()
         self.optimizer_config = optimizer
         choose_learning(self.vlm, train_only, freeze)
+        self.adapters = None if lora is None else Adapters(self.vlm, lora, train_only or ())
         if open_steps and not any(p.requires_grad for p in self.vlm.backbone.parameters()):
             raise ValueError(
                 f"model.open_steps is {open_steps}, but the backbone is frozen and asks its chunker as in evaluation; "
                 "leave it out, or let the chunker learn (model.train_only: [..., backbone.chunker])"
             )
-        learning_rates(self.vlm, optimizer.lr, optimizer.lr_of)  # a wrong name is refused before any work
+        # A wrong name is refused before any work.
+        learning_rates(self.vlm, optimizer.lr, optimizer.lr_of, optimizer.layer_decay)
+        self.unfreezing = Unfreezing(self.vlm, unfreeze or {})
+        self.image_dependence = ImageDependence(image_dependence_rows)
+        # What else the optimizer's state and the weights' names belong to.
+        self._of_this_run: dict[str, Any] = {
+            "optimizer.layer_decay": dict(optimizer.layer_decay),
+            "model.unfreeze": dict(unfreeze or {}),
+            "model.lora": None if lora is None else asdict(lora),
+        }
         if feature_cache is not None and (
             self.vlm.encoder is None or any(p.requires_grad for p in self.vlm.encoder.parameters())
         ):
@@ -100,13 +121,15 @@ class VLMTrainingModule(LightningModule):
             else {}
         )
         self.seed = 0
+        self._waiting: set[torch.nn.Parameter] = set()  # weights whose time to learn has not come
         self._answered: Tensor | float = 0.0  # over the accumulated micro-batches of this rank
         self._micro_batch = 0  # of the step
 
     def train(self, mode: bool = True) -> "VLMTrainingModule":
-        """As usual, but what is wholly frozen stays in evaluation mode."""
+        """As usual, but what is wholly frozen, or waits for its time, stays in evaluation mode."""
         super().train(mode)
-        rest_frozen(self.vlm)
+        self._waiting = self.unfreezing.waiting(self.global_step)
+        rest_frozen(self.vlm, self._waiting)
         return self
 
     def configure_optimizers(self) -> Any:
@@ -115,6 +138,7 @@ class VLMTrainingModule(LightningModule):
             raise ValueError(
                 f"trainer.max_steps must say how many steps the schedule spans, got {self.trainer.max_steps}; set trainer.max_steps"
             )
+        self.unfreezing.require_within(self.trainer.max_steps)
         optimizer, scheduler = build_optimizer(self.vlm, self.optimizer_config, self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -128,6 +152,8 @@ class VLMTrainingModule(LightningModule):
         # Counted here: after a restart Lightning's batch_idx need not begin an accumulation at a multiple of it.
         torch.manual_seed(step_seed(self.seed, self.global_step, self._micro_batch, self.global_rank))
         self._micro_batch += 1
+        if self.unfreezing.waiting(self.global_step) != self._waiting:
+            self.train()  # also the norms' statistics of a part move from its time on
         if self.vlm.backbone.chunker is not None:
             done = self.global_step / self.open_steps if self.open_steps else 1.0
             self.vlm.backbone.chunker.open_share = max(0.0, 1 - done)
@@ -172,11 +198,15 @@ class VLMTrainingModule(LightningModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Turn the gradient of sums into that of the mean over all answered tokens of the step. Runs before clipping."""
         assert isinstance(self._answered, Tensor)
+        if self.adapters is not None:
+            self.adapters.require_gradients()
         total = all_sum(self._answered)
         # DDP averaged over ranks and Lightning divided by the accumulated batches: both are undone here.
         scale = num_ranks() * self.trainer.accumulate_grad_batches / total.clamp(min=1)
         for group in optimizer.param_groups:
             for parameter in group["params"]:
+                if parameter in self._waiting:
+                    parameter.grad = None
                 if parameter.grad is not None:
                     parameter.grad.mul_(scale.to(parameter.grad))
         self._answered = 0.0
@@ -186,26 +216,45 @@ class VLMTrainingModule(LightningModule):
         """Loss and compression in evaluation mode, summed; `watch` adds them up."""
         out = self.vlm(batch)
         cross_entropy = answered_cross_entropy(out.hidden, batch.labels, self.vlm.head_weight, batch.num_answered)
-        return {"cross_entropy": cross_entropy} | watched(out)
+        dependence = self.image_dependence.measure(self.vlm, batch, out.hidden, dataloader_idx)
+        return {"cross_entropy": cross_entropy, "dependence": dependence} | watched(out)
+
+    def on_validation_start(self) -> None:
+        self.image_dependence.begin()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.refuse_broken_weights()
         checkpoint["ratio_controllers"] = {
             name: controller.state_dict() for name, controller in self.controllers.items()
         }
+        checkpoint["of_this_run"] = self._of_this_run
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse another architecture by name, before Lightning raises pages of keys."""
+        self._refuse_another_run(checkpoint.get("of_this_run", {}))
         check_weights(self, checkpoint["state_dict"], self.trainer.ckpt_path or "the checkpoint")
         states = checkpoint.get("ratio_controllers", {})
         for name, controller in self.controllers.items():
             if name in states:
                 controller.load_state_dict(states[name])
 
+    def _refuse_another_run(self, saved: dict[str, Any]) -> None:
+        """Raise ValueError where a setting that is no one's to change in the middle of a run differs; validation needs the adapters alone."""
+        for name, here in self._of_this_run.items():
+            there = saved.get(name) or None
+            if there != (here or None) and (self.trainer.training or name == "model.lora"):
+                raise ValueError(
+                    f"{name} differs from that of {self.trainer.ckpt_path}: {there} there and {here or None} here; "
+                    "set it as it was, or start a new run with --ckpt_path left out"
+                )
+
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the model folder that `VisionLanguageModel.from_pretrained` reads."""
+        """Write the model folder that `VisionLanguageModel.from_pretrained` reads; adapters are merged into its weights."""
         self.refuse_broken_weights()
-        self.vlm.save_pretrained(folder)
+        if self.adapters is None:
+            self.vlm.save_pretrained(folder)
+        else:
+            self.adapters.save_merged(Path(folder))
 
     def refuse_broken_weights(self) -> None:
         """A gradient that is not a number breaks the weights one step before the loss tells; such weights are never written.

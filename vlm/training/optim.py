@@ -20,6 +20,7 @@ class OptimizerConfig:
 
     lr: float = 3e-4  # peak learning rate
     lr_of: dict[str, float] = field(default_factory=dict)  # those of some parts, by name; the longest name counts
+    layer_decay: dict[str, float] = field(default_factory=dict)  # of parts: a layer's rate by that of the one behind it
     weight_decay: float = 0.1  # of matrices; vectors and embeddings have none
     betas: tuple[float, float] = (0.9, 0.95)
     warmup_steps: int = 100
@@ -33,6 +34,11 @@ class OptimizerConfig:
             if not 0 < rate < math.inf:
                 raise ValueError(
                     f"optimizer.lr_of: the rate of {name} must be above 0, got {rate}; to stop a part learning use model.freeze"
+                )
+        for name, factor in self.layer_decay.items():
+            if not 0 < factor < 1:
+                raise ValueError(
+                    f"optimizer.layer_decay: the factor of {name} lies between 0 and 1, got {factor}; leave it out for one rate"
                 )
         if self.warmup_steps < 0:
             raise ValueError(f"optimizer.warmup_steps must not be negative, got {self.warmup_steps}")
@@ -75,7 +81,7 @@ def build_optimizer(
     model: nn.Module, config: OptimizerConfig, max_steps: int
 ) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
     """The optimizer over the trained parameters, and its schedule by step."""
-    rates = learning_rates(model, config.lr, config.lr_of)
+    rates = learning_rates(model, config.lr, config.lr_of, config.layer_decay)
     if not rates:
         raise ValueError(
             "every parameter is frozen, there is nothing to train; shorten model.freeze, or add to model.train_only"

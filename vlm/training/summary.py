@@ -1,5 +1,6 @@
 """The table shown once before training: what learns, what it costs, how many slots a picture takes."""
 
+from collections.abc import Set
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -10,6 +11,7 @@ from vlm.training.parts import learning_rates
 
 # The first pattern that a weight's path matches is its part's.
 PARTS = {
+    "*.lora_*": "adapters",
     "encoder.*": "encoder",
     "connector.*": "connector",
     "embed.*": "embed",
@@ -27,7 +29,8 @@ PARTS = {
 def summary_rows(module: Any) -> list[tuple[str, str, str, str]]:
     """(part, parameters, learns or frozen, learning rate) of each part of the model, and of all together."""
     optimizer = module.optimizer_config
-    rates = learning_rates(module.vlm, optimizer.lr, optimizer.lr_of)
+    rates = learning_rates(module.vlm, optimizer.lr, optimizer.lr_of, optimizer.layer_decay)
+    after = module.unfreezing.after
     sizes = {path: parameter.numel() for path, parameter in module.vlm.named_parameters()}
     weights: dict[str, list[str]] = {part: [] for part in PARTS.values()}
     for path in sizes:
@@ -37,22 +40,27 @@ def summary_rows(module: Any) -> list[tuple[str, str, str, str]]:
         total = sum(sizes[path] for path in paths)
         learning = sum(sizes[path] for path in paths if path in rates)
         state = "learns" if learning == total else "frozen" if learning == 0 else f"{learning:,} learn"
+        if later := [path for path in paths if path in after]:
+            steps = " to ".join(f"{step:,}" for step in sorted({after[path] for path in later}))
+            late = sum(sizes[path] for path in later)
+            state += f" after step {steps}" if late == learning else f", {late:,} of them after step {steps}"
         if total:
             rows.append((part, f"{total:,}", state, _range({rates[path] for path in paths if path in rates})))
     learning = sum(sizes[path] for path in rates)
     return [*rows, ("all", f"{sum(sizes.values()):,}", f"{learning:,} learn", _range(set(rates.values())))]
 
 
-def _range(rates: set[float]) -> str:
+def _range(rates: Set[float]) -> str:
     ends = sorted({min(rates), max(rates)}) if rates else []
     return " to ".join(f"{rate:g}" for rate in ends)
 
 
 def summary_facts(module: Any) -> dict[str, str]:
-    """FLOPs per token and slots per picture."""
+    """Where the weights come from, FLOPs per token, and slots per picture."""
     vlm = module.vlm
     flops = flops_per_token(vlm.config.backbone) / 1e6
-    facts = {
+    facts = {} if module.start is None else {"begins with": _beginning(module)}
+    facts |= {
         "FLOPs per token, forward": f"{flops:,.1f} M (backbone, at the target compression, without attention maps)"
     }
     if vlm.layout is not None:
@@ -61,6 +69,14 @@ def summary_facts(module: Any) -> dict[str, str]:
             f"{vlm.layout.slots} ({vlm.layout.rows} x {vlm.layout.columns} from {size} x {size} px)"
         )
     return facts
+
+
+def _beginning(module: Any) -> str:
+    """`runs/text/model; new: connector, encoder (its weights: package)`."""
+    encoder = module.vlm.config.encoder
+    own = encoder.get("weights") if isinstance(encoder, dict) else None
+    named = [f"encoder (its weights: {own})" if part == "encoder" and own else part for part in module.new_parts]
+    return f"{module.start}; new: {', '.join(named) or 'nothing'}"
 
 
 def print_summary(module: LightningModule) -> None:

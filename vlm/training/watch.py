@@ -6,15 +6,19 @@ Sums stay on the device between two log steps, and are reduced over ranks only t
 import math
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
 
 from data.batch import Batch
+from vlm.training.dependence import SUMS, Dependence
 from vlm.training.logs import let_logs_open
 from vlm.training.measures import Sums, measures, mix
-from vlm.training.parallel import num_ranks
+from vlm.training.parallel import all_sum, num_ranks
 from vlm.training.progress import TrainingBar
 from vlm.training.summary import print_summary
 
@@ -25,6 +29,8 @@ class Monitor(Callback):
     def __init__(self) -> None:
         self.window = Sums()
         self.validation: dict[int, Sums] = {}  # by source
+        self.dependence: dict[int, Tensor] = {}  # by source
+        self.validations = 0  # of the whole run
         self.validation_started = 0.0
         self.learning_rate = 0.0  # of the latest step
         self.last_step = 0
@@ -107,7 +113,7 @@ class Monitor(Callback):
         self.on_train_end(trainer, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.validation = {}
+        self.validation, self.dependence = {}, {}
         self.validation_started = time.perf_counter()
 
     def on_validation_batch_end(
@@ -120,27 +126,62 @@ class Monitor(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         self.validation.setdefault(dataloader_idx, Sums()).add(batch, outputs)
+        if outputs["dependence"] is not None:
+            before = self.dependence.get(dataloader_idx, 0.0)
+            self.dependence[dataloader_idx] = before + outputs["dependence"]
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or not self.validation:
             return
         mixture = trainer.datamodule.val_mixture  # type: ignore[attr-defined]  # of data/module.py
         sums = [self.validation[place].reduce(pl_module.device) for place in sorted(self.validation)]
+        dependence = self._reduced_dependence(pl_module)
         weighed = [(weight, one) for (_, weight), one in zip(mixture, sums, strict=True)]
         figures = {f"val/{name}": value for name, value in measures(mix(weighed)).items()}
         apart = {
             f"val/{source.removeprefix('demo:').removeprefix('val/')}/{name}": value
-            for (source, _), one in zip(mixture, sums, strict=True)
-            for name, value in measures(one).items()
+            for (source, _), one, other in zip(mixture, sums, dependence, strict=True)
+            for name, value in (measures(one) | ({} if other is None else other.figures())).items()
         }
         _log(trainer, figures | apart, trainer.global_step)
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in figures.items()})
         if trainer.is_global_zero:
             print(f"validation at step {trainer.global_step} | {_words(measures(mix(weighed)))}", flush=True)
-            for (source, _), one in zip(mixture, sums, strict=True):
+            for (source, _), one, other in zip(mixture, sums, dependence, strict=True):
                 print(f"    {source}: {_words(measures(one))}", flush=True)
+                if other is not None:
+                    print(f"        {other.words()}", flush=True)
+            self._warn(trainer, [(source, other) for (source, _), other in zip(mixture, dependence, strict=True)])
+        self.validations += 1
         # The time of a validation is no time of training: speed and waiting are those of the training steps.
         self.window.started += time.perf_counter() - self.validation_started
+
+    def _reduced_dependence(self, pl_module: Any) -> list[Dependence | None]:
+        """Of each source, over all ranks, in one sum that every rank takes part in."""
+        if not pl_module.image_dependence.rows:
+            return [None] * len(self.validation)
+        table = torch.zeros(len(self.validation), SUMS, dtype=torch.float64, device=pl_module.device)
+        for row, place in enumerate(sorted(self.validation)):
+            table[row] += self.dependence.get(place, 0.0)
+        return [Dependence.from_sums(sums) for sums in all_sum(table).tolist()]
+
+    def _warn(self, trainer: Trainer, sources: Sequence[tuple[str, Dependence | None]]) -> None:
+        """Not at a run's first validation: what the pictures are good for is learnt last."""
+        in_a_run = trainer.state.fn == TrainerFn.FITTING
+        for source, dependence in sources:
+            if dependence is not None and dependence.is_absent and (self.validations or not in_a_run):
+                print(
+                    f"WARNING {source}: the loss does not depend on the pictures: with another sample's it is "
+                    f"{dependence.other_picture - dependence.true_picture:+.4f} (standard error "
+                    f"{dependence.standard_error:.4f}); is the connector learning, and do the answers need the pictures?",
+                    flush=True,
+                )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"validations": self.validations}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.validations = state_dict["validations"]
 
 
 def _log(trainer: Trainer, figures: dict[str, float], step: int) -> None:

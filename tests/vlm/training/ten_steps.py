@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, Trainer
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from data.batch import Batch, collate
@@ -23,6 +24,7 @@ from data.text import Picture, Row
 from vlm.backbone import BackboneConfig, ChunkConfig, ExpertsConfig
 from vlm.connector import ConnectorConfig
 from vlm.model import ModelConfig
+from vlm.training.lora import LoraSettings
 from vlm.training.module import VLMTrainingModule
 from vlm.training.optim import OptimizerConfig
 from vlm.training.parallel import all_sum
@@ -31,7 +33,7 @@ STEPS = 10
 SLOTS = 4
 
 
-def model() -> VLMTrainingModule:
+def model(**settings: Any) -> VLMTrainingModule:
     torch.manual_seed(0)
     backbone = BackboneConfig(
         width=16,
@@ -48,7 +50,7 @@ def model() -> VLMTrainingModule:
     )
     encoder = {"name": "encoders.patch_encoder.PatchEncoder", "size_px": 32, "patch_px": 16, "width": 12}
     config = ModelConfig(tokenizer="demo", encoder=encoder, connector=ConnectorConfig(), backbone=backbone)
-    return VLMTrainingModule(config, OptimizerConfig(lr=1e-2, warmup_steps=0))
+    return VLMTrainingModule(config, OptimizerConfig(lr=1e-2, warmup_steps=0), **settings)
 
 
 def png(seed: int) -> bytes:
@@ -92,20 +94,36 @@ class Losses(Callback):
         self.losses.append(total / count)
 
 
-def main(out: Path) -> None:
+class FirstMoves(Callback):
+    """After how many steps each weight was first another than at the start."""
+
+    def __init__(self, begun: dict[str, Tensor]) -> None:
+        self.begun = begun
+        self.steps: dict[str, int] = {}
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        for name, value in pl_module.vlm.state_dict().items():
+            if name not in self.steps and not torch.equal(value, self.begun[name]):
+                self.steps[name] = trainer.global_step
+
+
+def main(out: Path, settings: dict[str, Any]) -> None:
     warnings.simplefilter("ignore")  # Lightning's advice on workers; the test is about numbers
     world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
-    module = model()
+    if "lora" in settings:
+        settings["lora"] = LoraSettings(**settings["lora"])
+    module = model(**settings)
+    begun = {name: value.clone() for name, value in module.vlm.state_dict().items()}
     kinds = ["text", "picture"] if world == 1 else [["text"], ["picture"]][rank]
     spec = module.vlm.encoder.spec
     batches = [collate([r for kind in kinds for r in rows(step, kind)], spec) for step in range(STEPS)]
-    losses = Losses()
+    losses, moved = Losses(), FirstMoves(begun)
     trainer = Trainer(
         accelerator="cpu",
         devices=world,
         strategy="ddp" if world > 1 else "auto",
         max_steps=STEPS,
-        callbacks=[losses],
+        callbacks=[losses, moved],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -116,8 +134,8 @@ def main(out: Path) -> None:
     trainer.fit(module, DataLoader(batches, batch_size=None))
     if rank == 0:
         weights = {name: value.double().norm().item() for name, value in module.vlm.state_dict().items()}
-        out.write_text(json.dumps({"losses": losses.losses, "weights": weights}))
+        out.write_text(json.dumps({"losses": losses.losses, "weights": weights, "moved": moved.steps}))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]) if len(sys.argv) > 2 else {})

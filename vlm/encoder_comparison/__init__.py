@@ -1,0 +1,1 @@
+"""Encoders side by side: what `vlm encoder compare` runs."""
