@@ -14,16 +14,6 @@ from data.sample import BadRecord
 
 MAX_PIXELS = 64_000_000
 FORMATS = ("JPEG", "PNG", "WEBP")
-# Where an orientation can stand: Exif and XMP of JPEG, PNG and WebP. Most pictures have none of them, and need no parsing.
-ORIENTATION_MARKS = (
-    b"Exif\0\0",
-    b"http://ns.adobe.com/xap/1.0/",
-    b"eXIf",
-    b"Raw profile type exif",
-    b"XML:com.adobe.xmp",
-    b"EXIF",
-    b"XMP ",
-)
 LIES_ON_ITS_SIDE = (5, 6, 7, 8)  # orientations of Exif that swap width and height
 
 
@@ -56,7 +46,7 @@ def upright_size(data: bytes) -> tuple[int, int]:
         BadRecord: as `check_header`, or the orientation cannot be read.
     """
     width, height = check_header(data)
-    if not any(mark in data for mark in ORIENTATION_MARKS):
+    if not _has_metadata(data):
         return width, height
     try:
         with warnings.catch_warnings():
@@ -70,6 +60,47 @@ def upright_size(data: bytes) -> tuple[int, int]:
             f"picture of {len(data):,} bytes has metadata that cannot be read ({error})", "corrupt picture"
         ) from None
     return (height, width) if orientation in LIES_ON_ITS_SIDE else (width, height)
+
+
+def _has_metadata(data: bytes) -> bool:
+    """False where no orientation can stand: there is neither Exif nor XMP. Most pictures have none, and need no parsing.
+
+    By the lengths of segments and chunks: a search through all bytes took 2 ms for a JPEG of 200 kB.
+    """
+    try:
+        if data.startswith(b"\xff\xd8"):
+            return _jpeg_has_metadata(data)
+        if data.startswith(b"RIFF"):
+            return _chunk_among(data, 12, "<4sI", (b"EXIF", b"XMP "))
+        # A PNG's texts can hold either, and a chunk may stand behind the pixels.
+        return _chunk_among(data, 8, ">I4s", (b"eXIf", b"iTXt", b"zTXt", b"tEXt"))
+    except (struct.error, IndexError):
+        return True  # cut off: whoever parses it will say so
+
+
+def _jpeg_has_metadata(data: bytes) -> bool:
+    """Exif and XMP stand in APP1 segments (ff e1), before the scan (ff da)."""
+    offset = 2
+    while data[offset] == 0xFF and data[offset + 1] != 0xE1:
+        marker = data[offset + 1]
+        if marker == 0xDA:
+            return False
+        if marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD8:
+            offset += 1 if marker == 0xFF else 2
+        else:
+            offset += 2 + struct.unpack(">H", data[offset + 2 : offset + 4])[0]
+    return True
+
+
+def _chunk_among(data: bytes, offset: int, head: str, kinds: tuple[bytes, ...]) -> bool:
+    """Chunks of PNG (length, kind, checksum behind) and of WebP (kind, length, padded to an even one)."""
+    while offset < len(data):
+        first, second = struct.unpack(head, data[offset : offset + 8])
+        kind, length = (second, first + 4) if isinstance(second, bytes) else (first, second + second % 2)
+        if kind in kinds:
+            return True
+        offset += 8 + length
+    return False
 
 
 def _stored_size(data: bytes) -> tuple[int, int] | None:

@@ -8,7 +8,6 @@ import torch
 
 from data.tokenizer import Tokenizer
 from encoders.protocol import Features
-from encoders.timm_encoder import TimmEncoder
 from vlm.backbone.cost import concept_parts, costs, flop_counter, head_flops, token_parts
 from vlm.connector import Connector
 from vlm.model import ModelConfig, build_encoder, image_layout
@@ -33,7 +32,7 @@ def measure_vision(model: ModelConfig) -> Vision | None:
 
     Where pictures have many sizes, it is a square of the encoder's `size_px`.
 
-    A timm tower is run on the meta device, where nothing is computed and no weights are needed.
+    A library's tower is run on the meta device, where nothing is computed and no weights are needed.
     """
     encoder = build_encoder(model.encoder)
     layout = image_layout(encoder, model.connector)
@@ -43,7 +42,7 @@ def measure_vision(model: ModelConfig) -> Vision | None:
     parameter = next(encoder.parameters(), torch.empty(0))
     encoder.eval()
     with torch.no_grad(), flop_counter() as tower:
-        if isinstance(encoder, TimmEncoder) and parameter.is_meta:
+        if parameter.is_meta and hasattr(encoder, "map_shape"):
             encoder.map_shape(encoder.model, crop.height, crop.width)
         else:
             encoder.encode([torch.zeros(3, crop.height, crop.width).to(parameter)])
