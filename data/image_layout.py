@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 
 from data.image_header import check_header, upright_size
 from data.image_spec import Canvas, ImageSpec
@@ -56,7 +56,7 @@ class ImagePlan:
 
     crops: tuple[Crop, ...]
     positions: Int64[np.ndarray, "slots 3"]  # time, row, column; from the first slot's time on
-    is_marker: np.ndarray  # (slots) bool: True where no vector of the picture stands
+    is_marker: Bool[np.ndarray, " slots"]  # True where no vector of the picture stands
     duration: int  # by how much time goes on over the picture
 
     @property
@@ -162,7 +162,7 @@ class ImageLayout:
     def _planned(self, height: int, width: int) -> ImagePlan:
         crops: list[Crop] = []
         positions: list[Int64[np.ndarray, "k 3"]] = []
-        is_marker: list[np.ndarray] = []
+        is_marker: list[Bool[np.ndarray, " k"]] = []
         time = 0
         for number, canvas in enumerate(self.spec.canvases(height, width)):
             own = self._crops(canvas, number)
@@ -194,7 +194,7 @@ class ImageLayout:
             for tile in range(canvas.down * canvas.across)
         ]
 
-    def _places(self, crop: Crop) -> tuple[Int64[np.ndarray, "k 3"], np.ndarray]:
+    def _places(self, crop: Crop) -> tuple[Int64[np.ndarray, "k 3"], Bool[np.ndarray, " k"]]:
         """(0, row, column) of each slot of a crop, and which are markers: those stand behind the last column of their row."""
         rows, columns = np.divmod(
             np.arange(crop.rows * (crop.columns + self.has_row_end)), crop.columns + self.has_row_end

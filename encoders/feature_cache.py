@@ -1,8 +1,8 @@
 """Features of a frozen encoder, kept on disk, so that each picture is encoded once.
 
 On disk: FOLDER/<first 16 of the encoder's key>/ with `vectors.bin` (fp16, all pictures one after another),
-`index.jsonl` (a head line, then one line for each picture) and `lock`. Vectors reach the disk before the line that
-names them, so a line in the index is always true; after a crash the writer cuts off what no line names.
+`index.jsonl` (a head line, then one line for each picture, or each crop of one) and `lock`. Vectors reach the disk before
+the line that names them, so a line in the index is always true; after a crash the writer cuts off what no line names.
 Many processes may read, one writes.
 """
 

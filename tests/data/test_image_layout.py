@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.image import ImageLayout, ImageSpec
@@ -79,6 +79,7 @@ connectors = st.builds(Shuffle, st.sampled_from((1, 2, 3, 4)), st.booleans(), st
 
 
 @pytest.mark.parametrize("fit", SPECS)
+@settings(deadline=None)
 @given(
     connector=connectors | st.builds(Line, st.just(1), st.booleans(), st.booleans()),
     height=st.integers(1, 400),

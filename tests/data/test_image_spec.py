@@ -3,7 +3,7 @@ from fractions import Fraction
 from math import ceil, floor
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data.image import ImageSpec
@@ -28,6 +28,7 @@ def native_by_search(height: int, width: int, multiple_px: int, most: int) -> tu
 sides = st.integers(1, 300)
 
 
+@settings(deadline=None)
 @given(height=sides, width=sides, multiple_px=st.integers(1, 40), most=st.integers(1, 60))
 @example(height=64, width=64, multiple_px=16, most=15)
 @example(height=1, width=300, multiple_px=16, most=4)
@@ -40,6 +41,7 @@ def test_the_native_grid_is_the_one_of_the_largest_scale_within_the_budget(
     assert native_grid(width, height, multiple_px, most) == (columns, rows)
 
 
+@settings(deadline=None)
 @given(height=sides, width=sides, multiple_px=st.integers(1, 40), most=st.integers(1, 60))
 def test_no_side_is_wrong_by_more_than_half_a_multiple(height: int, width: int, multiple_px: int, most: int) -> None:
     grid = native_grid(height, width, multiple_px, most)
@@ -66,6 +68,7 @@ def tiles_by_search(height: int, width: int, size_px: int, max_tiles: int) -> tu
     return max((grid for grid in enough if grid[0] * grid[1] == fewest), key=lambda grid: (kept[grid], -grid[0]))
 
 
+@settings(deadline=None)
 @given(height=sides, width=sides, size_px=st.integers(8, 64), max_tiles=st.integers(1, 9))
 def test_tiles_are_the_fewest_that_keep_nearly_the_most(height: int, width: int, size_px: int, max_tiles: int) -> None:
     assert tile_grid(height, width, size_px, max_tiles) == tiles_by_search(height, width, size_px, max_tiles)

@@ -95,7 +95,7 @@ def batch_of(model: VisionLanguageModel, *rows: Row) -> Batch:
 
 @pytest.mark.long
 @pytest.mark.parametrize("fit", FITS)
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(
     connector=st.sampled_from(CONNECTORS),
     row_end=st.booleans(),
