@@ -4,6 +4,7 @@ In: rows. Out: a `Batch`. Data decides where a picture goes (slots, counted here
 fills it. Labels are shifted inside each document, so no document's last token is asked for the next one's first.
 """
 
+import math
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -13,9 +14,9 @@ import torch
 from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
-from data.image import ImageSpec, prepare_image
+from data.image import ImageSpec, prepare_crops
 from data.sample import BadRecord
-from data.text import Row
+from data.text import Picture, Row
 
 NO_LABEL = -100
 
@@ -33,9 +34,9 @@ class Batch:
     positions: Int64[Tensor, "n 3"]  # time, row, column; restart in each document
     lengths: tuple[int, ...]  # tokens of each document
     is_image: Bool[Tensor, " n"]
-    images: tuple[UInt8[Tensor, "3 H W"] | None, ...]  # in slot order; None: the features are cached
-    image_keys: tuple[str, ...]  # feature key of each picture
-    slots_per_image: tuple[int, ...]
+    images: tuple[UInt8[Tensor, "3 _ _"] | None, ...]  # crops in slot order; None: the features are cached
+    image_keys: tuple[str, ...]  # feature key of each crop
+    slots_per_image: tuple[int, ...]  # of each crop, markers included
     sample_ids: tuple[str, ...]  # one per document
     cursor: Any  # where in the data order this batch came from
     num_image_slots: int
@@ -60,10 +61,10 @@ class Batch:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # One tensor for all pictures: a worker sends each tensor through a file descriptor of its own.
-        present = [image for image in self.images if image is not None]
+        present = [image.flatten() for image in self.images if image is not None]
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        values["images"] = tuple(image is not None for image in self.images)
-        return _restore, (values, torch.stack(present) if present else None)
+        values["images"] = tuple(None if image is None else tuple(image.shape) for image in self.images)
+        return _restore, (values, torch.cat(present) if present else None)
 
     def check(self) -> None:
         """Raise ValueError if lengths, slots, labels or positions disagree."""
@@ -110,7 +111,7 @@ def collate(rows: Sequence[Row], spec: ImageSpec | None, cached: Container[str] 
     """
     if not rows:
         raise ValueError("a batch needs at least one row, got none")
-    decoded: list[UInt8[Tensor, "3 H W"] | None] = []
+    decoded: list[UInt8[Tensor, "3 _ _"] | None] = []
     for row in rows:
         if row.pictures and spec is None:
             raise ValueError(f"sample {row.sample_id!r} has {len(row.pictures)} pictures but there is no ImageSpec")
@@ -125,8 +126,8 @@ def collate(rows: Sequence[Row], spec: ImageSpec | None, cached: Container[str] 
         lengths=tuple(len(row) for row in rows),
         is_image=torch.from_numpy(np.concatenate([row.is_image for row in rows])),
         images=tuple(decoded),
-        image_keys=tuple(picture.feature_key for row in rows for picture in row.pictures),
-        slots_per_image=tuple(slots for row in rows for slots in _slots_per_image(row)),
+        image_keys=tuple(crop.feature_key for row in rows for picture in row.pictures for crop in picture.crops),
+        slots_per_image=tuple(slots for row in rows for picture in row.pictures for slots in picture.slots_per_crop),
         sample_ids=tuple(row.sample_id for row in rows),
         cursor=cursor,
         num_image_slots=sum(int(row.is_image.sum()) for row in rows),
@@ -134,29 +135,32 @@ def collate(rows: Sequence[Row], spec: ImageSpec | None, cached: Container[str] 
     )
 
 
-def row_images(row: Row, spec: ImageSpec, cached: Container[str] = ()) -> list[UInt8[Tensor, "3 H W"] | None]:
-    """The pixels of a row's pictures, None where they are not needed."""
-    images: list[UInt8[Tensor, "3 H W"] | None] = []
+def row_images(row: Row, spec: ImageSpec, cached: Container[str] = ()) -> list[UInt8[Tensor, "3 _ _"] | None]:
+    """The pixels of each crop of a row's pictures, None for the pictures that need none."""
+    images: list[UInt8[Tensor, "3 _ _"] | None] = []
     for picture in row.pictures:
-        if picture.feature_key in cached:
-            images.append(None)
+        if is_cached(picture, cached):
+            images += [None] * len(picture.crops)
             continue
         try:
-            images.append(prepare_image(picture.data, spec, picture.augmentation))
+            crops = prepare_crops(picture.data, spec, picture.augmentation)
         except BadRecord as error:
             raise BadRecord(f"sample {row.sample_id!r}: {error}", error.reason) from None
+        if len(crops) != len(picture.slots_per_crop):
+            raise ValueError(
+                f"sample {row.sample_id!r}: a picture has {len(picture.slots_per_crop)} crops in its row and {len(crops)} by "
+                "the ImageSpec; make rows and batches with one ImageLayout and its spec"
+            )
+        images += crops
     return images
 
 
-def _slots_per_image(row: Row) -> tuple[int, ...]:
-    """Every picture of a row takes the same number of slots: the encoder's square has one size."""
-    if not row.pictures:
-        return ()
-    slots, rest = divmod(int(row.is_image.sum()), len(row.pictures))
-    assert rest == 0, f"{row.sample_id}: {len(row.pictures)} pictures share {row.is_image.sum()} slots unevenly"
-    return (slots,) * len(row.pictures)
+def is_cached(picture: Picture, cached: Container[str]) -> bool:
+    """True where the features of all crops are there: else all are made anew."""
+    return all(crop.feature_key in cached for crop in picture.crops)
 
 
-def _restore(values: dict[str, Any], stacked: Tensor | None) -> Batch:
-    pixels = iter(()) if stacked is None else iter(stacked)
-    return Batch(**{**values, "images": tuple(next(pixels) if present else None for present in values["images"])})
+def _restore(values: dict[str, Any], flat: Tensor | None) -> Batch:
+    shapes = values["images"]
+    parts = iter(()) if flat is None else iter(flat.split([math.prod(shape) for shape in shapes if shape is not None]))
+    return Batch(**{**values, "images": tuple(None if shape is None else next(parts).view(shape) for shape in shapes)})

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from lightning.pytorch import LightningDataModule
 from torch import distributed
 
-from data.image import ImageLayout, check_header, picture_key
+from data.image import ImageLayout, picture_key
 from data.loader import FaultLog, TrainLoader, ValLoader
 from data.order import Draw, Order
 from data.pack import PackedOnce, PackedStream, RowReader, Source
@@ -175,6 +175,7 @@ class DataModule(LightningDataModule):
 
     def pictures(self, split: str) -> Iterator[Picture]:
         """Every picture that the loaders of a split can ask for, each copy of it once. Bad records are left out."""
+        assert self.layout is not None, "only a model with an encoder asks for pictures"
         seen: set[tuple[str, int]] = set()
         for source, copies in zip(self.sources(split), self._copies(split), strict=True):
             for index in range(len(source.shards)):
@@ -185,8 +186,7 @@ class DataModule(LightningDataModule):
                     continue
                 try:
                     images = parse_sample(key, members).images
-                    for data in images.values():
-                        check_header(data)
+                    plans = {member: self.layout.plan_stored(data) for member, data in images.items()}
                 except BadRecord:  # the loaders will come upon it, count it and name it
                     continue
                 for member, data in images.items():
@@ -194,7 +194,7 @@ class DataModule(LightningDataModule):
                     for copy in range(copies + 1):
                         if (name, copy) not in seen:
                             seen.add((name, copy))
-                            yield Picture(data, name, copy)
+                            yield Picture(data, name, copy, plans[member].slots_per_crop)
 
     def pictures_identity(self, split: str) -> str:
         """Changes when `pictures` may: with the places, sizes and times of change of the shards, and the numbers of copies."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from torch.utils.data import get_worker_info
 
-from data.batch import Batch, collate, row_images
+from data.batch import Batch, collate, is_cached, row_images
 from data.image import ImageLayout
 from data.order import Cursor, Draw, Order, chance
 from data.sample import BadRecord, parse_sample
@@ -115,7 +115,7 @@ class RowReader:
             self.note(draw, BadRecord(f"has {len(row)} tokens, row_tokens is {self.row_tokens}", TOO_LONG))
             return None
         # Rows wait in memory for their turn: pictures whose features are cached need not wait with them.
-        kept = tuple(replace(p, data=b"") if p.feature_key in self._cached else p for p in row.pictures)
+        kept = tuple(replace(p, data=b"") if is_cached(p, self._cached) else p for p in row.pictures)
         return replace(row, pictures=kept)
 
     def note(self, draw: Draw, error: BadRecord) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from data.image import ImageLayout, check_header, picture_key
+from data.image import ImageLayout, picture_key
 from data.sample import BadRecord, Part, Sample
 from data.tokenizer import Tokenizer
 
@@ -23,10 +23,28 @@ class Picture:
     data: bytes
     key: str
     augmentation: int
+    slots_per_crop: tuple[int, ...]  # slots of each crop that the encoder sees of it
 
     @property
     def feature_key(self) -> str:
         return f"{self.key}-{self.augmentation}"
+
+    @property
+    def crops(self) -> "tuple[PictureCrop, ...]":
+        """What the encoder sees of it, one after another."""
+        return tuple(PictureCrop(self, place) for place in range(len(self.slots_per_crop)))
+
+
+@dataclass(frozen=True)
+class PictureCrop:
+    """One of a picture's crops; most pictures have one."""
+
+    picture: Picture
+    place: int  # among the crops of its picture
+
+    @property
+    def feature_key(self) -> str:
+        return f"{self.picture.feature_key}.{self.place}" if self.place else self.picture.feature_key
 
 
 @dataclass(frozen=True)
@@ -134,7 +152,7 @@ def join_rows(rows: Sequence[Row]) -> Row:
 
 
 class _Writer:
-    """Appends tokens and pictures; time runs on by one per token, and by the longer side of a picture's grid."""
+    """Appends tokens and pictures; time runs on by one per token, and by the longer side of each canvas of a picture."""
 
     def __init__(
         self,
@@ -202,13 +220,12 @@ class _Writer:
         if data is None:
             raise BadRecord(f"record {self._sample_id!r} names the picture {name!r} but does not have it")
         try:
-            check_header(data)
+            plan = layout.plan_stored(data)
         except BadRecord as error:
             raise BadRecord(f"record {self._sample_id!r}, {name}: {error}", error.reason) from None
-        rows, columns = np.divmod(np.arange(layout.slots), layout.columns)
-        self._ids += [self._tokenizer.image] * layout.slots
-        self._loss += [False] * layout.slots
-        self._is_image += [True] * layout.slots
-        self._positions.append(self._time + np.stack([np.zeros_like(rows), rows, columns], axis=1))
-        self._time += max(layout.rows, layout.columns)
-        self._pictures.append(Picture(data, picture_key(data), self._augmentation))
+        self._ids += [self._tokenizer.image] * plan.slots
+        self._loss += [False] * plan.slots
+        self._is_image += [True] * plan.slots
+        self._positions.append(self._time + plan.positions)
+        self._time += plan.duration
+        self._pictures.append(Picture(data, picture_key(data), self._augmentation, plan.slots_per_crop))

@@ -1,8 +1,8 @@
 """Features of a frozen encoder, kept on disk, so that each picture is encoded once.
 
 On disk: FOLDER/<first 16 of the encoder's key>/ with `vectors.bin` (fp16, all pictures one after another),
-`index.jsonl` (a head line, then one line for each picture) and `lock`. Vectors reach the disk before the line that
-names them, so a line in the index is always true; after a crash the writer cuts off what no line names.
+`index.jsonl` (a head line, then one line for each picture, or each crop of one) and `lock`. Vectors reach the disk before
+the line that names them, so a line in the index is always true; after a crash the writer cuts off what no line names.
 Many processes may read, one writes.
 """
 
@@ -21,6 +21,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from encoders.encode_all import encode_all
+from encoders.protocol import Features
 
 FP16_MAX = 65504.0
 
@@ -111,6 +112,10 @@ class FeatureCache:
 
     def read(self, feature_keys: Sequence[str]) -> list[Float[Tensor, "_ w"]]:
         """Float32 vectors on the CPU, one tensor for each key."""
+        return self.features(feature_keys).split()
+
+    def features(self, feature_keys: Sequence[str]) -> Features:
+        """Float32 vectors on the CPU with their grids, in the order of the keys."""
         if self._pending:
             self.flush()
         if any(key not in self._entries for key in feature_keys):
@@ -122,8 +127,7 @@ class FeatureCache:
                 f"(first: {missing[0]}); run encoders.fill over the data's pictures first"
             )
         entries = [self._entries[key] for key in feature_keys]
-        counts = [entry.count for entry in entries]
-        out = torch.empty(sum(counts), self.width)
+        out = torch.empty(sum(entry.count for entry in entries), self.width)
         flat, place = out.numpy().reshape(-1), 0
         needed = max((entry.start + entry.count * self.width for entry in entries), default=0)
         if needed and (self._map is None or len(self._map) < needed):
@@ -133,7 +137,8 @@ class FeatureCache:
             if size and self._map is not None:
                 flat[place : place + size] = self._map[entry.start : entry.start + size]
             place += size
-        return list(out.split(counts))
+        grids = torch.tensor([entry.grid for entry in entries], dtype=torch.int64)
+        return Features(out, grids.view(-1, 2))
 
     def lock(self, wait: bool = False) -> None:
         """Become the one writer. The lock ends with `close()` or with the process, so it is never stale.

@@ -12,6 +12,7 @@ LAYERS = ("backbone", "model", "training", "inference", "interop", "commands", "
 LAYER_OF = {
     "connector": "model",
     "interleave": "model",
+    "resampler": "model",
     "model_folder": "model",
     "weight_files": "model",
     "convert": "interop",

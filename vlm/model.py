@@ -9,7 +9,7 @@ A batch is one packed row of whole documents (see data/batch.py); there is no ba
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,18 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from data.batch import Batch
-from data.image import ImageLayout
+from data.image import ImageLayout, ImageSpec
 from data.tokenizer import Tokenizer
-from encoders.protocol import Features, from_name
+from encoders.protocol import Features, from_name, portable_setting
 from vlm.backbone import BackboneConfig, BackboneOutput, ConceptMoE, Documents, backbone_config
 from vlm.connector import Connector, ConnectorConfig
 from vlm.interleave import interleave
 from vlm.weight_files import SHARD_BYTES, Size, load_weights, read_sizes, weight_files
 
-EncoderSetting = str | dict[str, Any] | None  # "timm:NAME", or a mapping with `name` and the encoder's settings
-CachedFeatures = Callable[[Sequence[str]], list[Tensor]]  # feature keys -> features (p w) of each
+# "timm:NAME", or a mapping with `name`, the encoder's settings, and how pictures are fitted.
+EncoderSetting = str | dict[str, Any] | None
+CachedFeatures = Callable[[Sequence[str]], Features]  # by feature keys
+FITTING = ("fit", "max_pixels", "max_tiles", "background")  # of the encoder's ImageSpec; any encoder may be given them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +51,36 @@ def build_encoder(setting: EncoderSetting) -> Any:
         return from_name(setting)
     if "name" not in setting:
         raise ValueError(f"encoder is a mapping without `name`: {setting}; write encoder: {{name: timm:NAME, ...}}")
-    return from_name(**setting)
+    encoder = from_name(**{key: value for key, value in setting.items() if key not in FITTING})
+    if fitting := {key: value for key, value in setting.items() if key in FITTING}:
+        _set_spec(encoder, _fitted(encoder.spec, fitting))
+    return encoder
+
+
+def _fitted(spec: ImageSpec, fitting: dict[str, Any]) -> ImageSpec:
+    """The encoder's spec with what the config says of fitting pictures."""
+    for name in ("max_pixels", "max_tiles"):
+        if not isinstance(fitting.get(name, 1), int):
+            raise ValueError(f"encoder.{name} must be a whole number, got {fitting[name]!r}")
+    colour = fitting.get("background", spec.background)
+    if not isinstance(colour, list | tuple) or len(colour) != 3 or not all(isinstance(part, int) for part in colour):
+        raise ValueError(f"encoder.background must be three whole numbers such as [255, 255, 255], got {colour!r}")
+    if fitting.get("fit", spec.fit) != spec.fit:  # what belongs to the encoder's own fit goes with it
+        spec = replace(spec, fit="letterbox", max_pixels=None, multiple_px=None, max_tiles=None)
+    try:
+        return replace(spec, **{**fitting, "background": tuple(colour)})
+    except ValueError as error:
+        raise ValueError(f"encoder: {error}") from error
+
+
+def _set_spec(encoder: Any, spec: ImageSpec) -> None:
+    try:
+        encoder.spec = spec
+    except AttributeError:  # a property
+        raise ValueError(
+            f"{type(encoder).__name__}.spec cannot be set, so `fit` cannot be chosen in the config; "
+            "set `self.spec` in its constructor, or leave fit, max_pixels, max_tiles and background out"
+        ) from None
 
 
 def image_layout(encoder: Any, connector: ConnectorConfig) -> ImageLayout | None:
@@ -70,6 +101,8 @@ class VisionLanguageModel(nn.Module):
         self.tokenizer = Tokenizer(config.tokenizer)
         encoder = build_encoder(config.encoder)
         self.layout = image_layout(encoder, config.connector)
+        if self.layout is not None and encoder.spec != self.layout.spec:
+            _set_spec(encoder, self.layout.spec)  # with the multiple of pixels that the connector asks for
         vocab_size, width = self.tokenizer.vocab_size, config.backbone.width
         place = torch.device("meta") if is_empty else nullcontext()
         with place:
@@ -90,7 +123,7 @@ class VisionLanguageModel(nn.Module):
         self.cached_features: CachedFeatures | None = None
 
     def encode_images(self, batch: Batch) -> Features:
-        """Features of all pictures of the batch, in slot order; from pixels, or from the cache where the batch has none."""
+        """Features of all crops of the batch, in slot order; from pixels, or from the cache where the batch has none."""
         assert self.encoder is not None
         device = self.embed.weight.device
         fresh = [index for index, image in enumerate(batch.images) if image is not None]
@@ -106,9 +139,8 @@ class VisionLanguageModel(nn.Module):
                 raise ValueError(
                     f"the batch has no pixels for picture {batch.image_keys[cached[0]]} and the model has no feature cache"
                 )
-            size = self.encoder.spec.size_px
-            grid = torch.tensor(self.encoder.grid(size, size))
-            for index, vectors in zip(cached, self.cached_features([batch.image_keys[i] for i in cached]), strict=True):
+            known = self.cached_features([batch.image_keys[index] for index in cached])
+            for index, vectors, grid in zip(cached, known.split(), known.grids, strict=True):
                 parts[index], grids[index] = vectors.to(device, non_blocking=True), grid
         return Features(vectors=torch.cat(parts), grids=torch.stack(grids))
 
@@ -140,9 +172,10 @@ class VisionLanguageModel(nn.Module):
         return text
 
     def _blank_features(self) -> Features:
+        assert self.layout is not None
+        crop = self.layout.plan(1, 1).crops[0]  # the smallest there is
         if any(p.requires_grad for p in self.encoder.parameters()):
-            size = self.encoder.spec.size_px
-            return self._encode([torch.zeros(3, size, size, dtype=torch.uint8)])
+            return self._encode([torch.zeros(3, crop.height, crop.width, dtype=torch.uint8)])
         merge = self.config.connector.merge
         vectors = self.embed.weight.new_zeros(merge**2, self.encoder.width)
         return Features(vectors=vectors, grids=torch.tensor([[merge, merge]]))
@@ -173,7 +206,16 @@ class VisionLanguageModel(nn.Module):
 
         weights = self.state_dict()
         sizes = {name: Size(tuple(value.shape), value.dtype) for name, value in weights.items()}
-        write_model_folder(Path(folder), self.config, self.tokenizer, sizes, lambda name: [weights[name]], shard_bytes)
+        write_model_folder(
+            Path(folder), self.portable_config, self.tokenizer, sizes, lambda name: [weights[name]], shard_bytes
+        )
+
+    @property
+    def portable_config(self) -> ModelConfig:
+        """The config to save: one that needs no file beside the model's own."""
+        if self.encoder is None or self.config.encoder is None:
+            return self.config
+        return replace(self.config, encoder=portable_setting(self.encoder, self.config.encoder))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "VisionLanguageModel":

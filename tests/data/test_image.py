@@ -3,13 +3,14 @@ import io
 import struct
 import time
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from data.image import ImageLayout, ImageSpec, check_header, picture_key, prepare_image
+from data.image import ImageSpec, picture_key, prepare_crops, prepare_image
 from data.sample import BadRecord
 
 SPEC = ImageSpec(size_px=48, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
@@ -157,16 +158,6 @@ def test_what_is_no_picture_is_refused(data: bytes) -> None:
         prepare_image(data, SPEC)
 
 
-@pytest.mark.parametrize(
-    ("kind", "options"),
-    [("PNG", {}), ("JPEG", {}), ("JPEG", {"progressive": True}), ("WEBP", {}), ("WEBP", {"lossless": True})],
-)
-@pytest.mark.parametrize("channels", [3, 4])
-def test_the_header_has_the_size_that_pil_reads(kind: str, options: dict[str, object], channels: int) -> None:
-    picture = smooth(77, 33, channels if kind != "JPEG" else 3)
-    assert check_header(stored(picture, kind, **options)) == (77, 33)
-
-
 def test_normalising_maps_each_channel() -> None:
     image = torch.randint(0, 256, (3, 48, 48), dtype=torch.uint8)
     wanted = torch.stack([(image[c] / 255 - SPEC.mean[c]) / SPEC.std[c] for c in range(3)])
@@ -174,22 +165,103 @@ def test_normalising_maps_each_channel() -> None:
     torch.testing.assert_close(SPEC.normalise(image[None])[0], wanted)
 
 
-def test_a_layout_counts_the_slots_the_connector_leaves() -> None:
-    class Halve:
-        def grid(self, rows: int, columns: int) -> tuple[int, int]:
-            return rows // 2, columns // 2
-
-    class Encoder:
-        spec = SPEC
-
-        def grid(self, height: int, width: int) -> tuple[int, int]:
-            return height // 8, width // 12
-
-    layout = ImageLayout.from_encoder(Encoder(), Halve())
-    assert (layout.rows, layout.columns, layout.slots) == (3, 2, 6)
-    assert layout.fingerprint() == ImageLayout(SPEC, (3, 2)).fingerprint() != ImageLayout(SPEC, (2, 3)).fingerprint()
-
-
 def test_the_same_bytes_have_the_same_name() -> None:
     assert picture_key(b"a") == picture_key(b"a") != picture_key(b"b")
     assert len(picture_key(b"a")) == 32
+
+
+CORNERS = {(0, 0): (255, 0, 0), (0, 1): (0, 255, 0), (1, 0): (0, 0, 255), (1, 1): (0, 0, 0)}
+
+
+def quarters(width: int, height: int) -> bytes:
+    """Each quarter of the picture has a colour of its own."""
+    picture = Image.new("RGB", (width, height))
+    for (down, across), colour in CORNERS.items():
+        box = (across * width // 2, down * height // 2, (across + 1) * width // 2, (down + 1) * height // 2)
+        picture.paste(colour, box)
+    return stored(picture)
+
+
+def assert_quarters(pixels: torch.Tensor) -> None:
+    """The middle of each quarter of the pixels has its colour."""
+    _, height, width = pixels.shape
+    for (down, across), colour in CORNERS.items():
+        assert pixels[:, height * (1 + 2 * down) // 4, width * (1 + 2 * across) // 4].tolist() == list(colour)
+
+
+NATIVE = ImageSpec(size_px=48, mean=SPEC.mean, std=SPEC.std, fit="native", max_pixels=48 * 96, multiple_px=8)
+TILES = ImageSpec(size_px=48, mean=SPEC.mean, std=SPEC.std, fit="tiles", max_tiles=4, background=(9, 9, 9))
+
+
+@pytest.mark.parametrize(
+    ("size", "wanted"), [((64, 40), (40, 64)), ((30, 21), (24, 32)), ((400, 100), (32, 144)), ((3, 2), (8, 8))]
+)
+def test_native_fills_a_canvas_of_the_pictures_own_shape(size: tuple[int, int], wanted: tuple[int, int]) -> None:
+    (pixels,) = prepare_crops(quarters(*size), NATIVE)
+    assert pixels.shape == (3, *wanted)
+    if min(size) > 3:
+        assert_quarters(pixels)
+    else:
+        assert pixels[:, 0, 0].argmax() == 0  # red at its corner
+
+
+def test_native_keeps_a_picture_that_fits_pixel_by_pixel() -> None:
+    picture = smooth(64, 48)
+    (pixels,) = prepare_crops(stored(picture), NATIVE)
+    assert np.array_equal(pixels.permute(1, 2, 0).numpy(), np.asarray(picture))
+
+
+def test_tiles_are_the_pieces_of_the_picture_behind_a_small_one_of_it() -> None:
+    picture = smooth(96, 96)
+    whole, *tiles = prepare_crops(stored(picture), TILES)
+    assert torch.equal(whole, prepare_image(stored(picture), SPEC))
+    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    assert [tile.shape for tile in tiles] == [(3, 48, 48)] * 4
+    for place, tile in enumerate(tiles):
+        down, across = divmod(place, 2)
+        assert torch.equal(tile, pixels[:, 48 * down : 48 * (down + 1), 48 * across : 48 * (across + 1)])
+        assert tile.is_contiguous()
+
+
+def test_tiles_keep_the_aspect_ratio_and_show_the_background_beside_it() -> None:
+    whole, *tiles = prepare_crops(quarters(160, 60), TILES)  # 128 x 48 in the middle of 144 x 48
+    assert len(tiles) == 3
+    row = torch.cat(tiles, dim=2)
+    assert row[:, 24, 0].tolist() == [9, 9, 9]
+    assert_quarters(row[:, :, 8:136])
+    assert_quarters(whole[:, 15:33])
+    assert whole[:, 0, 0].tolist() == [9, 9, 9]
+
+
+def test_a_picture_of_one_tile_is_the_letterboxed_one() -> None:
+    (pixels,) = prepare_crops(stored(smooth(50, 30)), TILES)
+    assert torch.equal(pixels, prepare_image(stored(smooth(50, 30)), replace(SPEC, background=(9, 9, 9))))
+    with pytest.raises(ValueError, match="makes 5 crops of this picture; use prepare_crops"):
+        prepare_image(stored(smooth(96, 96)), TILES)
+
+
+def test_an_altered_picture_is_altered_alike_on_every_canvas() -> None:
+    data = quarters(96, 96)
+    for number in range(1, 8):
+        whole, *tiles = prepare_crops(data, TILES, number)
+        canvas = torch.cat([torch.cat(tiles[:2], dim=2), torch.cat(tiles[2:], dim=2)], dim=1).float()
+        small = torch.nn.functional.avg_pool2d(canvas, 2)
+        difference = (small - whole.float()).abs()
+        assert difference.mean() < 8  # edges differ by the resampling, a shift by a share of another side would by more
+
+
+@pytest.mark.parametrize("spec", [NATIVE, TILES], ids=lambda spec: spec.fit)
+def test_an_altered_copy_keeps_the_size(spec: ImageSpec) -> None:
+    data = stored(smooth(100, 40))
+    shapes = [[crop.shape for crop in prepare_crops(data, spec, number)] for number in range(3)]
+    assert shapes[0] == shapes[1] == shapes[2]
+    assert not torch.equal(prepare_crops(data, spec, 1)[0], prepare_crops(data, spec, 2)[0])
+
+
+@pytest.mark.parametrize("spec", [NATIVE, TILES], ids=lambda spec: spec.fit)
+def test_a_picture_on_its_side_is_fitted_upright(spec: ImageSpec) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = prepare_crops(stored(smooth(150, 40), exif=exif), spec)
+    upright = prepare_crops(stored(smooth(150, 40).transpose(Image.Transpose.ROTATE_270)), spec)
+    assert all(torch.equal(one, two) for one, two in zip(turned, upright, strict=True))

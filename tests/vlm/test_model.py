@@ -7,6 +7,7 @@ from safetensors.torch import load_file, save_file
 
 from data.batch import Batch
 from data.tokenizer import Tokenizer
+from encoders.protocol import Features
 from vlm.backbone import BackboneConfig, ChunkConfig, ExpertsConfig
 from vlm.connector import ConnectorConfig
 from vlm.model import ModelConfig, VisionLanguageModel
@@ -81,7 +82,9 @@ def test_a_saved_model_gives_the_same_hidden_vectors_when_loaded(model: VisionLa
 def test_features_from_the_cache_give_what_pixels_give(model: VisionLanguageModel) -> None:
     pixels = batch(3)
     features = dict(zip(pixels.image_keys, model.encode_images(pixels).split(), strict=True))
-    model.cached_features = lambda keys: [features[key] for key in keys]
+    model.cached_features = lambda keys: Features(
+        torch.cat([features[key] for key in keys]), torch.tensor([[2, 2]] * 2)
+    )
     mixed = replace(pixels, images=(None, pixels.images[1], None))
     torch.testing.assert_close(model(mixed).hidden, model(pixels).hidden)
 

@@ -8,7 +8,6 @@ import torch
 
 from data.tokenizer import Tokenizer
 from encoders.protocol import Features
-from encoders.timm_encoder import TimmEncoder
 from vlm.backbone.cost import concept_parts, costs, flop_counter, head_flops, token_parts
 from vlm.connector import Connector
 from vlm.model import ModelConfig, build_encoder, image_layout
@@ -31,21 +30,23 @@ class Vision:
 def measure_vision(model: ModelConfig) -> Vision | None:
     """Run one blank picture through tower and connector under torch's counter; None for a text-only model.
 
-    A timm tower is run on the meta device, where nothing is computed and no weights are needed.
+    Where pictures have many sizes, it is a square of the encoder's `size_px`.
+
+    A library's tower is run on the meta device, where nothing is computed and no weights are needed.
     """
     encoder = build_encoder(model.encoder)
     layout = image_layout(encoder, model.connector)
     if layout is None:
         return None
-    size = encoder.spec.size_px
+    crop = layout.reference.crops[0]  # the picture that stands for all: no larger than a square of the spec's size_px
     parameter = next(encoder.parameters(), torch.empty(0))
     encoder.eval()
     with torch.no_grad(), flop_counter() as tower:
-        if isinstance(encoder, TimmEncoder) and parameter.is_meta:
-            encoder.map_shape(encoder.model, size, size)
+        if parameter.is_meta and hasattr(encoder, "map_shape"):
+            encoder.map_shape(encoder.model, crop.height, crop.width)
         else:
-            encoder.encode([torch.zeros(3, size, size).to(parameter)])
-    grid = encoder.grid(size, size)
+            encoder.encode([torch.zeros(3, crop.height, crop.width).to(parameter)])
+    grid = layout.encoder_grid(crop.height, crop.width)
     with torch.device("meta"):
         connector = Connector(model.connector, encoder.width, model.backbone.width)
         vectors = torch.empty(grid[0] * grid[1], encoder.width)

@@ -21,7 +21,9 @@ def color_concepts(view: ConceptView) -> dict[int, int]:
     """A colour for each concept, so that none touches its like in the sequence or in a picture."""
     touches: dict[int, set[int]] = defaultdict(set)
     slots = {
-        (token.picture, token.row, token.column): token.concept for token in view.tokens if token.picture is not None
+        (picture, token.row, token.column): token.concept
+        for picture in range(len(view.pictures))
+        for token in view.patches(picture)
     }
     pairs = [(one.concept, two.concept) for one, two in zip(view.tokens, view.tokens[1:], strict=False)]
     for (picture, row, column), concept in slots.items():
@@ -47,7 +49,7 @@ def draw_picture(view: ConceptView, picture: int = 0) -> str:
     shown = view.pictures[picture]
     width, height = shown.columns * CELL, shown.rows * CELL
     colors = color_concepts(view)
-    slots = [token for token in view.tokens if token.picture == picture]
+    slots = view.patches(picture)
     concept_at = {(token.row, token.column): token.concept for token in slots}
     edges = _edges(concept_at)
     cells = "".join(
@@ -63,7 +65,7 @@ def draw_picture(view: ConceptView, picture: int = 0) -> str:
         if token.closes
     )
     data = base64.b64encode(shown.webp).decode()
-    label = f"picture {picture + 1}: {len(slots)} patches, merged into {view.concepts_of(picture)} concepts"
+    label = f"{shown.name}: {len(slots)} patches, merged into {view.concepts_of(picture)} concepts"
     return (
         f'<figure class="concept-picture"><svg viewBox="0 0 {width} {height}" role="img" aria-label="{label}">'
         f'<image href="data:image/webp;base64,{data}" width="{width}" height="{height}" preserveAspectRatio="none"/>'
@@ -80,7 +82,7 @@ def draw_words(view: ConceptView) -> str:
         tokens = [token for _, token in group]
         if picture is not None:
             shown = view.pictures[picture]
-            text = f"picture, {shown.rows} × {shown.columns} patches in {view.concepts_of(picture)} concepts"
+            text = f"{shown.name}, {shown.rows} × {shown.columns} patches in {view.concepts_of(picture)} concepts"
             parts.append(f'<span class="picture-mark">{text}</span>')
             continue
         classes = ["concept"] + ["answer"] * is_answer + ["open"] * (concept > last_closed)

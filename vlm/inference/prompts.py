@@ -78,8 +78,13 @@ def check_prompt(model: VisionLanguageModel, row: Row, new_tokens: int) -> None:
     if layout is None:
         if row.pictures or slots:
             raise BadRecord(f"{name}: the prompt has a picture but this model has no image encoder; ask without it")
-    elif slots != len(row.pictures) * layout.slots:
-        raise BadRecord(
-            f"{name}: the prompt has {slots} image slots but its {len(row.pictures)} pictures take {layout.slots} each; "
-            "make it with the model's own layout"
-        )
+    else:
+        try:
+            taken = [layout.plan_stored(picture.data).slots_per_crop for picture in row.pictures]
+        except BadRecord as error:
+            raise BadRecord(f"{name}: {error}") from error
+        if taken != [picture.slots_per_crop for picture in row.pictures] or slots != sum(map(sum, taken)):
+            raise BadRecord(
+                f"{name}: the prompt has {slots} image slots but its {len(row.pictures)} pictures take "
+                f"{', '.join(str(sum(picture)) for picture in taken) or 'none'}; make it with the model's own layout"
+            )

@@ -8,12 +8,15 @@ the concept that a token reads (`chunks.concept_of_token`): that is the last one
 import io
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, UInt8
 from PIL import Image
 from torch import Tensor
 
-from data.image import ImageSpec, prepare_image
+from data.image import draw_canvases
+from data.image_header import upright_size
+from data.image_spec import Canvas
 from data.sample import Question
 from data.text import Row, prompt_row
 from data.tokenizer import Tokenizer
@@ -36,15 +39,18 @@ class TokenView:
     closes: bool  # True where it closes its concept
     prob: float  # the chance of that
     concept: int  # the concept it becomes part of, counted from 0
-    picture: int | None = None  # which picture it shows a patch of
+    picture: int | None = None  # which picture of the view it shows a patch of
     row: int = 0
     column: int = 0
+    marker: bool = False  # True for a learned mark behind a row or a tile, which shows no patch
 
 
 @dataclass(frozen=True)
 class PictureView:
-    """One picture as the model sees it, in its square, and its grid of slots."""
+    """One picture as the model sees it, on its canvas, and its grid of slots. One that is cut into tiles is two: the small
+    one of the whole, and all tiles together."""
 
+    name: str
     webp: bytes
     rows: int
     columns: int
@@ -66,7 +72,11 @@ class ConceptView:
 
     def concepts_of(self, picture: int) -> int:
         """Concepts that hold at least one patch of a picture."""
-        return len({token.concept for token in self.tokens if token.picture == picture})
+        return len({token.concept for token in self.patches(picture)})
+
+    def patches(self, picture: int) -> tuple["TokenView", ...]:
+        """The slots of a picture that show a patch of it."""
+        return tuple(token for token in self.tokens if token.picture == picture and not token.marker)
 
 
 def view_concepts(
@@ -108,7 +118,7 @@ def view_concepts(
     closes = torch.ones(num_tokens, dtype=torch.bool) if chunks is None else chunks.closes.cpu()
     probs = [1.0] * num_tokens if chunks is None else chunks.prob.tolist()
     names = _special_names(tokenizer)
-    places = _places(row)
+    places = _places(model, row)
     tokens = tuple(
         TokenView(
             text=names.get(one) or _shown(tokenizer.decode([one])),
@@ -116,7 +126,7 @@ def view_concepts(
             closes=bool(closes[index]),
             prob=probs[index],
             concept=concept,
-            **places.get(index, {}),
+            **places.get(index, {}),  # type: ignore[arg-type]
         )
         for index, (one, concept) in enumerate(zip([*row.ids.tolist(), *ids], concepts(closes).tolist(), strict=True))
     )
@@ -128,32 +138,46 @@ def concepts(closes: Bool[Tensor, " n"]) -> Int[Tensor, " n"]:
     return closes.long().cumsum(0) - closes.long()
 
 
-def _places(row: Row) -> dict[int, dict[str, int]]:
-    """Picture, row and column of each image slot. Row and column count from the time at which the picture stands."""
-    slots = row.is_image.nonzero()[0].tolist()
-    if not slots:
+def _places(model: VisionLanguageModel, row: Row) -> dict[int, dict[str, int]]:
+    """Picture of the view, row and column of each image slot, and whether it is a marker."""
+    if model.layout is None:
         return {}
-    size = len(slots) // len(row.pictures)
-    return {
-        slot: {
-            "picture": place // size,
-            "row": int(row.positions[slot, 1] - row.positions[slot, 0]),
-            "column": int(row.positions[slot, 2] - row.positions[slot, 0]),
-        }
-        for place, slot in enumerate(slots)
-    }
+    places: list[dict[str, int]] = []
+    view = 0
+    for picture in row.pictures:
+        plan = model.layout.plan_stored(picture.data)
+        canvases = np.repeat([crop.canvas for crop in plan.crops], plan.slots_per_crop)
+        for canvas, (time, down, across), is_marker in zip(canvases, plan.positions, plan.is_marker, strict=True):
+            # Row and column count from the time at which the canvas stands.
+            place = {"row": int(down - time), "column": int(across - time), "marker": bool(is_marker)}
+            places.append({"picture": view + int(canvas), **place})
+        view += plan.crops[-1].canvas + 1
+    return dict(zip(row.is_image.nonzero()[0].tolist(), places, strict=True))
 
 
 def _picture_views(model: VisionLanguageModel, row: Row) -> tuple[PictureView, ...]:
-    layout = model.layout
-    if layout is None:
-        return ()
-    return tuple(PictureView(_webp(picture.data, layout.spec), layout.rows, layout.columns) for picture in row.pictures)
+    layout, views = model.layout, []
+    for number, picture in enumerate(row.pictures if layout is not None else (), start=1):
+        assert layout is not None
+        crops = layout.plan_stored(picture.data).crops
+        width, height = upright_size(picture.data)
+        canvases = layout.spec.canvases(height, width)
+        shown = draw_canvases(picture.data, layout.spec, [_enlarged(canvas) for canvas in canvases])
+        for place, (canvas, pixels) in enumerate(zip(canvases, shown, strict=True)):
+            part = "" if len(canvases) == 1 else (", whole", f", {canvas.down} × {canvas.across} tiles")[place]
+            crop = next(crop for crop in crops if crop.canvas == place)
+            grid = crop.rows * canvas.down, crop.columns * canvas.across
+            views.append(PictureView(f"picture {number}{part}", _webp(pixels), *grid))
+    return tuple(views)
 
 
-def _webp(data: bytes, spec: ImageSpec) -> bytes:
-    # The same fit as the model's, only larger: the fit does not depend on the size.
-    pixels = prepare_image(data, replace(spec, size_px=max(spec.size_px, SHOWN_PX)))
+def _enlarged(canvas: Canvas) -> Canvas:
+    """The same canvas for people: small ones are drawn from more of the picture's own pixels."""
+    scale = max(1.0, SHOWN_PX / max(canvas.height, canvas.width))
+    return replace(canvas, height=max(1, round(canvas.height * scale)), width=max(1, round(canvas.width * scale)))
+
+
+def _webp(pixels: UInt8[Tensor, "3 H W"]) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(file, "WEBP", quality=80, method=6)
     return file.getvalue()

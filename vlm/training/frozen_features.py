@@ -2,18 +2,22 @@
 
 import os
 import re
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import UInt8
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
 
-from data.image import prepare_image
+from data.batch import is_cached
+from data.image import ImageSpec, prepare_crops
 from data.module import DataModule
-from data.text import Picture
+from data.text import Picture, PictureCrop
 from encoders.feature_cache import FeatureCache, fill
 from encoders.protocol import encoder_key
 from vlm.model import VisionLanguageModel
@@ -59,24 +63,35 @@ class FrozenFeatures:
             trainer.strategy.barrier("feature cache")
             cache.wait()
         data.cached = frozenset(cache.keys())
-        model.cached_features = cache.read
+        model.cached_features = cache.features
 
     def _fill(self, cache: FeatureCache, encoder: Any, absent: list[Picture], device: torch.device) -> None:
         rank_zero_info(f"Encoding {len(absent):,} pictures once into {self.folder}")
+        crops = [crop for picture in absent for crop in picture.crops]
         encoder.eval().to(device)
-        with progress("encoding pictures", len(absent)) as show, torch.inference_mode():
-            fill(
-                cache,
-                encoder,
-                absent,
-                lambda picture: prepare_image(picture.data, encoder.spec, picture.augmentation),
-                progress=show,
-            )
+        with progress("encoding pictures", len(crops)) as show, torch.inference_mode():
+            fill(cache, encoder, crops, pixels_of(encoder.spec), progress=show)
+
+
+def pixels_of(spec: ImageSpec) -> Callable[[PictureCrop], UInt8[Tensor, "3 _ _"]]:
+    """Makes the pixels of one crop after another, for several threads; a picture is decoded once for neighbouring crops."""
+    last = threading.local()
+
+    def prepare(crop: PictureCrop) -> UInt8[Tensor, "3 _ _"]:
+        picture = crop.picture
+        if len(picture.crops) == 1:
+            return prepare_crops(picture.data, spec, picture.augmentation)[0]
+        if getattr(last, "key", None) != picture.feature_key:
+            last.key, last.crops = None, prepare_crops(picture.data, spec, picture.augmentation)
+            last.key = picture.feature_key
+        return last.crops[crop.place]
+
+    return prepare
 
 
 def absent_pictures(cache: FeatureCache, data: DataModule, splits: Sequence[str]) -> list[Picture]:
     """What the loaders may ask for and the cache lacks. Reads every record: a second for 100,000."""
-    return [picture for split in splits for picture in data.pictures(split) if picture.feature_key not in cache]
+    return [picture for split in splits for picture in data.pictures(split) if not is_cached(picture, cache)]
 
 
 def looked_up(cache: FeatureCache, data: DataModule, splits: Sequence[str]) -> bool:

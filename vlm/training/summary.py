@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule
 
+from data.image import ImageLayout
 from vlm.backbone.cost import flops_per_token
 from vlm.training.parts import learning_rates
 
@@ -64,10 +65,7 @@ def summary_facts(module: Any) -> dict[str, str]:
         "FLOPs per token, forward": f"{flops:,.1f} M (backbone, at the target compression, without attention maps)"
     }
     if vlm.layout is not None:
-        size = vlm.layout.spec.size_px
-        facts["image slots per picture"] = (
-            f"{vlm.layout.slots} ({vlm.layout.rows} x {vlm.layout.columns} from {size} x {size} px)"
-        )
+        facts["image slots per picture"] = _slots(vlm.layout)
     return facts
 
 
@@ -77,6 +75,13 @@ def _beginning(module: Any) -> str:
     own = encoder.get("weights") if isinstance(encoder, dict) else None
     named = [f"encoder (its weights: {own})" if part == "encoder" and own else part for part in module.new_parts]
     return f"{module.start}; new: {', '.join(named) or 'nothing'}"
+
+
+def _slots(layout: ImageLayout) -> str:
+    crop, size = layout.reference.crops[0], layout.spec.size_px
+    markers = f" and {int(layout.reference.is_marker.sum())} markers" if layout.reference.is_marker.any() else ""
+    slots = f"{layout.slots} ({crop.rows} x {crop.columns}{markers} from {size} x {size} px)"
+    return slots if layout.most_slots == layout.slots else f"{slots}, {layout.most_slots} at most"
 
 
 def print_summary(module: LightningModule) -> None:

@@ -105,4 +105,5 @@ def test_the_memory_of_pictures_holds_what_was_prepared(model: VisionLanguageMod
     pictures.prepare([row])
     key = row.pictures[0].feature_key
     assert key in pictures
-    assert pictures.read([key])[0].shape == (16, 24)
+    assert pictures.read([key]).vectors.shape == (16, 24)
+    assert pictures.read([key, key]).grids.tolist() == [[4, 4]] * 2

@@ -70,7 +70,7 @@ def row(seed: int, num_text: int, picture: bool) -> Row:
         loss=~is_image & (random.random(n) < 0.7),
         is_image=is_image,
         positions=np.repeat(np.arange(n)[:, None], 3, axis=1),
-        pictures=(Picture(png(seed), f"picture-{seed}", 0),) if picture else (),
+        pictures=(Picture(png(seed), f"picture-{seed}", 0, (SLOTS,)),) if picture else (),
         sample_id=str(seed),
     )
 

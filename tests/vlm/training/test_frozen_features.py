@@ -22,7 +22,7 @@ class Data(DataModule):
         return f"{self.identity}-{split}"
 
     def pictures(self, split: str) -> Iterator[Picture]:
-        return (Picture(b"", key, 0) for key in self.keys)
+        return (Picture(b"", key, 0, (1,)) for key in self.keys)
 
 
 def test_the_same_shards_are_looked_up_once_and_changed_ones_anew(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ ON_THE_HOST = {
     ("vlm/backbone/documents.py", "plan"): "made on the CPU and kept there",
     ("encoders/protocol.py", "split"): "grids are kept on the CPU",
     ("encoders/protocol.py", "encode_by_size"): "grids are kept on the CPU",
-    ("vlm/connector.py", "forward"): "grids are kept on the CPU",
+    ("vlm/connector.py", "_runs"): "grids are kept on the CPU",
     ("vlm/model.py", "_blank_features"): "grids are kept on the CPU",
 }
 FETCHES = ("item", "tolist", "numpy", "cpu", "nonzero", "unique", "masked_select", "equal", "allclose")
