@@ -96,7 +96,8 @@ class OpenClipEncoder(LibraryEncoder):
             raise ValueError(
                 f"the weights {tag} were not trained with the activation of {self.name}; name open_clip:{right}"
             )
-        if open_clip_spec(self.name, tag, self.spec.size_px) != self.spec:
+        wanted = open_clip_spec(self.name, tag, self.spec.size_px)
+        if any(getattr(wanted, part) != getattr(self.spec, part) for part in ("mean", "std", "interpolation")):
             raise ValueError(
                 f"the weights {tag} want pictures prepared in another way than {self.label} has them; "
                 f"name open_clip:{self.name}.{tag} with weights: hub"
