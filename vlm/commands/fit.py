@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 
 from data.image import ImageLayout
 from data.module import DataModule, SourceConfig
+from encoders.check import check_encoder
 from vlm.backbone import BackboneConfig
 from vlm.commands.configs import found_configs, read_yaml_strictly
 from vlm.commands.folders import require_writable
@@ -221,6 +222,9 @@ class VLMCommandLine(LightningCLI):
     def before_fit(self) -> None:
         # Once more than Lightning does, and before it makes the logs: a bad shard leaves nothing in the run's folder.
         self.datamodule.setup("fit")
+        encoder = self.model.vlm.encoder
+        if encoder is not None and not type(encoder).__module__.startswith("encoders."):
+            check_encoder(encoder)  # the user's own: its faults would show as odd shapes, or not at all
 
     def after_fit(self) -> None:
         if self.trainer.is_global_zero and not self.trainer.interrupted:
