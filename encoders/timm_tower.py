@@ -59,7 +59,7 @@ class TimmTower:
         Raises:
             ValueError: no combination of timm's options gives a map of that size.
         """
-        self.name, self.layers = name, layers
+        self.name, self.layers, self.size_px = name, layers, size_px
         self.patch_px: int | None = None
         self._built: Any = None  # the model of the test run, for the first who wants one on the meta device
         faults = []
@@ -99,6 +99,13 @@ class TimmTower:
             return None  # a hybrid, or a pyramid that begins with patches
         return int(patch[0])
 
+    @property
+    def _is_of_one_size(self) -> bool:
+        import timm
+
+        config = timm.get_pretrained_cfg(self.name)
+        return "img_size" in self.options and config is not None and config.fixed_input_size
+
     def build(self, device: str, pretrained: bool = False) -> Any:
         """The model without its head and the layers after the last that is asked for.
 
@@ -121,7 +128,14 @@ class TimmTower:
         return model
 
     def maps(self, model: Any, batch: Float[Tensor, "b 3 H W"]) -> list[Float[Tensor, "b _ _ _"]]:
-        """timm gives maps by depth; here they come in the order of `layers`."""
+        """timm gives maps by depth; here they come in the order of `layers`.
+
+        Raises:
+            ValueError: the model was built for one size, and the pictures have another.
+        """
+        # Some such models read beyond their position tables, which the meta device would not notice.
+        if self._is_of_one_size and tuple(batch.shape[2:]) != (self.size_px, self.size_px):
+            raise ValueError(f"it was built for {self.size_px} x {self.size_px} pixels; set size_px for another size")
         found = model.forward_intermediates(
             batch, indices=self.indices, norm=self.norm, output_fmt="NCHW", intermediates_only=True
         )

@@ -48,6 +48,13 @@ def test_several_layers_are_those_layers_side_by_side(name: str) -> None:
     torch.testing.assert_close(both.encode([image]).vectors, expected, rtol=0, atol=1e-6)
 
 
+def test_a_model_built_for_one_size_says_so_without_weights() -> None:
+    encoder = TimmEncoder("mvitv2_tiny", size_px=64)
+    assert encoder.grid(64, 64) == (2, 2)
+    with pytest.raises(ValueError, match="takes no picture of 64 x 96 pixels: it was built for 64 x 64"):
+        encoder.grid(64, 96)  # its position tables end there, which a run without weights would not notice
+
+
 def test_an_earlier_layer_of_a_vit_is_what_left_it_without_the_final_norm() -> None:
     import timm
 
