@@ -91,7 +91,7 @@ class TimmTower:
 
         embed: Any = getattr(model, "patch_embed", None) or getattr(model, "embeds", None)
         is_free = isinstance(embed, NaFlexEmbeds) or (isinstance(embed, PatchEmbed) and not embed.strict_img_size)
-        if not is_free or getattr(embed, "dynamic_img_pad", False):
+        if not is_free or getattr(embed, "dynamic_img_pad", False) or self._is_of_one_size:
             return None
         patch = embed.patch_size
         rows, columns = found.shape[2:]
