@@ -3,7 +3,6 @@ import json
 import os
 import random
 import tarfile
-from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -189,7 +188,7 @@ def test_a_shard_that_changes_under_the_reader_is_noticed(tmp_path: Path) -> Non
 
 
 def test_a_shard_set_survives_many_open_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data.shards.MAX_OPEN_FILES", 2)
+    monkeypatch.setattr("data.shard_file.MAX_OPEN_FILES", 2)
     for i in range(5):
         write_shard(tmp_path / f"{i}.tar", [RECORDS[i % 4]])
     shards = open_shards(tmp_path)
@@ -203,24 +202,29 @@ def test_keys_that_a_reader_would_refuse_are_not_written(tmp_path: Path, key: st
     assert list(tmp_path.iterdir()) == []
 
 
-def walked(path: Path) -> tuple[list[str], list[list[tuple[str, int, int]]]] | str:
+Listed = list[tuple[str, list[tuple[str, int, int]]]]
+
+
+def listed(index: tar.TarIndex) -> Listed:
+    return [(index.key(i), index.places(i)) for i in range(len(index))]
+
+
+def walked(path: Path) -> Listed | str:
     """What tarfile makes of a shard, header by header; an error as its words."""
     with path.open("rb") as file:
         try:
-            index = tar._scan_any(
-                file.fileno(), path.stat().st_size, lambda fault, advice="": BadShard(f"{path}: {fault}")
+            return listed(
+                tar._scan_any(file.fileno(), path.stat().st_size, lambda fault, advice="": BadShard(f"{path}: {fault}"))
             )
         except BadShard as error:
             return str(error)
-    return index.keys, index.members
 
 
-def scanned(path: Path) -> tuple[list[str], list[list[tuple[str, int, int]]]] | str:
+def scanned(path: Path) -> Listed | str:
     try:
-        index = tar.scan(path)
+        return listed(tar.scan(path))
     except BadShard as error:
         return str(error)
-    return index.keys, index.members
 
 
 def same(quick: object, slow: object) -> bool:
@@ -240,7 +244,7 @@ def test_plain_shards_are_scanned_without_tarfile(tmp_path: Path, monkeypatch: p
 def test_the_quick_scan_says_of_any_damage_what_tarfile_says(tmp_path: Path) -> None:
     write_shard(tmp_path / "whole.tar", RECORDS)
     whole, chance, path = (tmp_path / "whole.tar").read_bytes(), random.Random(0), tmp_path / "a.tar"
-    headers = [start - 512 for _, start, _ in chain(*tar.scan(tmp_path / "whole.tar").members)]
+    headers = (tar.scan(tmp_path / "whole.tar").members["offset"] - 512).tolist()
     for trial in range(1500):
         damaged = bytearray(whole)
         header = chance.choice(headers)
