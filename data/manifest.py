@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from data.remote import download, is_url, public_url
-from data.sample import MAX_JSON_BYTES, strict_json
 from data.shard_cache import cache_folder
+from data.strict_json import MAX_JSON_BYTES, strict_json
 from data.tar import BadShard, scan
 
 MANIFEST = "dataset.json"

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.remote import download, look_up, public_url
-from data.sample import strict_json
 from data.shard_file import Stamp, close_deleted_files
+from data.strict_json import strict_json
 from data.tar import BadShard, foreign
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
