@@ -3,8 +3,8 @@
 In: the URL of a file. Out: an open descriptor of a whole and checked copy.
 `$CONCEPTVLM_CACHE` is the folder ($XDG_CACHE_HOME/conceptvlm or ~/.cache/conceptvlm if not set), `$CONCEPTVLM_CACHE_LIMIT`
 the bytes that shards may take there ("200 GB"; no limit if not set). The least recently opened go first, also where the
-data set is larger than the limit: they are fetched again when a record is read. Beside the limit, a process may hold the
-space of up to 128 shards that it has open.
+data set is larger than the limit: they are fetched again when a record is read. Shards on their way take space beside the
+limit, and so do those that were deleted while a process had them open, until it fetches the next.
 """
 
 import fcntl

@@ -56,7 +56,8 @@ class ShardFile:
             BadShard: the file has changed, or could not be read in several tries.
         """
         try:
-            data = os.pread(self.open().descriptor, size, offset)
+            file = self.open()  # held while it is read, or another thread might close it
+            data = os.pread(file.descriptor, size, offset)
         except OSError:
             data = b""
         return data if len(data) == size else self._read_again(size, offset)

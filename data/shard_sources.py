@@ -38,7 +38,8 @@ def find_shards(source: str | Path | Sequence[str | Path]) -> list[str | Entry]:
     except (OSError, RuntimeError, ValueError) as error:  # a name too long or with a zero byte, `~` of nobody
         if isinstance(error, BadShard):
             raise
-        raise BadShard(f"source {text!r:.300}: {error}; check the path in the data's sources") from None
+        fault = getattr(error, "strerror", None) or error
+        raise BadShard(f"source {text!r:.300}: {fault}; check the path in the data's sources") from None
 
 
 def _on_disk(text: str) -> list[str | Entry]:

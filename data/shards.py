@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 
 from data.manifest import MANIFEST, Entry, verify_manifest, write_manifest
 from data.remote import is_url
-from data.shard_cache import CachedFile, cached_file
+from data.shard_cache import CachedFile, cache_limit, cached_file
 from data.shard_file import ShardFile, Stamp
 from data.shard_index import index_files, load_index, read_index
 from data.shard_sources import find_shards
@@ -151,9 +151,10 @@ def open_shards(
         BadShard: names the file that is missing or wrong.
     """
     places = find_shards(source)
-    remote = any(is_url(place if isinstance(place, str) else place.place) for place in places)
     shards = []
-    for shard in _in_threads(_open, places, FETCHES) if remote else map(_open, places):
+    for shard in (
+        _in_threads(_open, places, num_threads) if (num_threads := _num_fetches(places)) else map(_open, places)
+    ):
         shards.append(shard)
         if progress:
             progress(len(shards), len(places))
@@ -209,6 +210,17 @@ def _open(place: str | Entry) -> Shard:
             f"{place.num_bytes:,} and {place.samples}; fetch the shard again, or write the manifest again if the shard is right"
         )
     return shard
+
+
+def _num_fetches(places: Sequence[str | Entry]) -> int:
+    """How many shards may come at once; those on their way fit into half of the cache. 0 if all are here."""
+    if not any(is_url(place if isinstance(place, str) else place.place) for place in places):
+        return 0
+    limit = cache_limit()
+    if limit is None:
+        return FETCHES
+    sizes = [limit if isinstance(place, str) else max(1, place.num_bytes) for place in places]
+    return max(1, min(FETCHES, limit // (2 * max(sizes))))
 
 
 def _open_remote(url: str, num_bytes: int | None = None, sha256: str | None = None) -> Shard:
