@@ -15,17 +15,26 @@ from typing import BinaryIO
 import numpy as np
 from jaxtyping import UInt8
 
-from data.tar_index import BLOCK, MAX_MEMBER_BYTES, MAX_NAME, IndexBuilder, TarIndex
+from data.member_names import looks_merged, name_fault, split_name
+from data.tar_index import BLOCK, MAX_MEMBER_BYTES, IndexBuilder, TarIndex
 
-__all__ = ["BLOCK", "MAX_MEMBER_BYTES", "BadShard", "TarIndex", "name_fault", "scan", "split_name", "write_member"]
+__all__ = [
+    "BLOCK",
+    "MAX_MEMBER_BYTES",
+    "BadShard",
+    "TarIndex",
+    "looks_merged",
+    "name_fault",
+    "scan",
+    "split_name",
+    "write_member",
+]
 
 # Where a header has octal numbers: mode, owner, group, size, time, device. The last byte of each field closes it.
 _NUMBERS = ((100, 108), (108, 116), (116, 124), (124, 136), (136, 148), (329, 337), (337, 345))
 MAX_EXTENDED_BYTES = 2**20  # of the extended header of one member
 HEADERS_AT_ONCE = 8192
 MAX_PADDING_BYTES = 64 * 2**20  # of zeros behind the end; tar pads to 10 KiB if not told otherwise
-# webdataset's rule: directories belong to the key, the extension begins at the first dot of the base name.
-MEMBER_NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
 _PAX_RECORD = re.compile(rb"([1-9][0-9]{0,6}) ([^=\n]+)=")
 _EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME)
 _PLAIN_TYPES = (tarfile.REGTYPE, tarfile.AREGTYPE)
@@ -50,23 +59,6 @@ def write_member(file: BinaryIO, key: str, extension: str, data: bytes) -> None:
     file.write(header.tobuf(tarfile.USTAR_FORMAT, "utf-8", "strict"))
     file.write(data)
     file.write(bytes(-len(data) % BLOCK))
-
-
-def split_name(name: str) -> tuple[str, str] | None:
-    match = MEMBER_NAME.fullmatch(name)
-    return (match[1], match[2].lower()) if match else None
-
-
-def name_fault(name: str, split: tuple[str, str] | None) -> str | None:
-    if len(name) > MAX_NAME:
-        return f"has a name of {len(name)} characters (the limit is {MAX_NAME})"
-    if name.startswith("/") or (".." in name and ".." in name.split("/")):
-        return "has a name that leaves the folder"
-    if not name.isprintable():  # control characters, and bytes that are not UTF-8 (read as surrogates)
-        return "has a name with characters that cannot be printed"
-    if split and split[1].startswith("__"):
-        return "has an extension that begins with __, which readers keep for themselves"
-    return None
 
 
 def foreign(start: bytes) -> tuple[str, str] | None:
