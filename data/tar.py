@@ -154,7 +154,7 @@ def _scan_any(file: int, size: int, fail: Fail) -> TarIndex:
         raise fail("is empty")
     if fault := foreign(os.pread(file, BLOCK, 0)):
         raise fail(*fault)
-    members, offset, extended = _Members(fail), 0, dict[str, str]()
+    members, offset, extended, is_pending = _Members(fail), 0, dict[str, str](), False
     while True:
         block = os.pread(file, BLOCK, offset)
         if len(block) < BLOCK:
@@ -180,8 +180,9 @@ def _scan_any(file: int, size: int, fail: Fail) -> TarIndex:
                 extended = _extend(extended, header.type, _extension(file, header.type, start, num_bytes))
             except ValueError as error:
                 raise fail(f"is damaged at byte {start:,} ({error})") from None
+            is_pending = True
             continue
-        extended = {}
+        extended, is_pending = {}, False
         if header.type == tarfile.DIRTYPE and not num_bytes:
             continue
         if header.type not in _PLAIN_TYPES:
@@ -189,7 +190,7 @@ def _scan_any(file: int, size: int, fail: Fail) -> TarIndex:
             raise fail(f"member {name!r:.300} is a link or a device, or no plain file", advice)
         members.add(name, start, num_bytes)
     _check_end(file, offset, size, fail)
-    if extended:
+    if is_pending:
         raise fail("ends after a member's extended header, without the member")
     return members.build()
 
@@ -246,6 +247,8 @@ def _extend(extended: dict[str, str], kind: bytes, records: dict[str, str]) -> d
     """The next member as two extended headers describe it, where every reader agrees what that is."""
     if any(name.startswith("GNU.sparse") for name in records):
         raise ValueError("sparse members are not read")
+    if "hdrcharset" in records:
+        raise ValueError("names in another encoding are not read")
     if kind == tarfile.XGLTYPE:
         if records.keys() & {"path", "size"}:
             raise ValueError("an extended header gives one name or size to all members")
