@@ -6,7 +6,7 @@ In: a folder of shards, or a manifest. Out: a manifest, or its entries, which al
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,7 +23,7 @@ FORMAT = "conceptvlm-shards-1"
 class Entry:
     """One shard as its manifest describes it; `sha256` may be empty."""
 
-    place: str  # path or URL
+    place: str = field(repr=False)  # path or URL, which may hold credentials
     num_bytes: int
     samples: int
     sha256: str

@@ -185,7 +185,7 @@ def _may_pass(error: Exception) -> bool:
     status = _status(error)
     if status is not None:
         return status in PASSING_STATUS or status not in FINAL_STATUS
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
         return False
     lasting = (FileNotFoundError, PermissionError, ValueError, TypeError)
     return not isinstance(error, lasting) and not type(error).__name__.endswith("CredentialsError")

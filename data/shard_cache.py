@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from data.remote import download, look_up, public_url
@@ -61,7 +61,7 @@ class CachedFile:
         sha256: of its bytes; what comes again must have the same.
     """
 
-    url: str
+    url: str = field(repr=False)  # may hold credentials
     path: Path
     num_bytes: int
     sha256: str
@@ -87,7 +87,8 @@ class CachedFile:
             BadShard: the file cannot be fetched, or is another than before.
         """
         with _locked(self.path.parent / "lock"):
-            return self._open_here() or self._fetch()
+            descriptor = self._open_here()
+            return self._fetch() if descriptor is None else descriptor
 
     def _open_here(self) -> int | None:
         try:
@@ -132,6 +133,8 @@ def cached_file(url: str, num_bytes: int | None = None, sha256: str | None = Non
             file, known_version = known
             same = file.sha256 == sha256 if sha256 is not None else version and version == known_version
             if same and num_bytes in (None, file.num_bytes):
+                if sha256 is not None and not path.exists():
+                    look_up(url)  # that it is gone is to be known now, not in the middle of a run
                 return file
         part, digest = _fetched(url, path, num_bytes, sha256)
         file = CachedFile(url, path, part.stat().st_size, digest)

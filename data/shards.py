@@ -16,8 +16,8 @@ from pathlib import Path
 from weakref import WeakValueDictionary
 
 from data.manifest import MANIFEST, Entry, verify_manifest, write_manifest
-from data.remote import is_url
-from data.shard_cache import CachedFile, cache_limit, cached_file
+from data.remote import is_url, public_url
+from data.shard_cache import CachedFile, cache_folder, cache_limit, cached_file
 from data.shard_file import ShardFile, Stamp
 from data.shard_index import index_files, load_index, read_index
 from data.shard_sources import find_shards
@@ -224,7 +224,13 @@ def _num_fetches(places: Sequence[str | Entry]) -> int:
 
 
 def _open_remote(url: str, num_bytes: int | None = None, sha256: str | None = None) -> Shard:
-    cached = cached_file(url, num_bytes, sha256)
+    try:
+        cached = cached_file(url, num_bytes, sha256)
+    except OSError as error:
+        raise BadShard(
+            f"shard {public_url(url)}: cannot be kept in {cache_folder()} ({error.strerror or error}); make room there, or set "
+            "CONCEPTVLM_CACHE to another folder"
+        ) from None
     return Shard(cached.path, cached)
 
 

@@ -52,11 +52,15 @@ class TarIndex:
         self.__init__(*_parts(arrays))  # type: ignore[misc]
 
     def key(self, i: int) -> str:
+        if not 0 <= i < len(self._ends):
+            raise IndexError(f"record {i} of {len(self)}")
         start = int(self._ends[i - 1]) + 1 if i else 0
         return str(self._keys[start : self._ends[i]].tobytes(), "utf-8")
 
     def places(self, i: int) -> list[tuple[str, int, int]]:
         """Extension, size and offset of each member of record `i`."""
+        if not 0 <= i < len(self._ends):
+            raise IndexError(f"record {i} of {len(self)}")
         names = self.extensions
         members = self.members[self.firsts[i] : self.firsts[i + 1]].tolist()
         return [(names[extension], size, offset) for extension, size, offset in members]

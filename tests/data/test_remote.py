@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pickle
 import shutil
+import signal
 import socketserver
 import subprocess
 import sys
@@ -540,6 +541,59 @@ def test_a_cache_that_cannot_be_written_says_which_setting_moves_it(server: Serv
     (tmp_path / "cache").write_text("a file")
     with pytest.raises(BadShard, match="set CONCEPTVLM_CACHE"):
         open_shards(f"{server.url}/00.tar")
+
+
+def test_a_full_disk_is_an_error_that_leaves_nothing(server: Server, tmp_path: Path) -> None:
+    write_shard(server.folder / "big.tar", [("k", {"0.png": bytes(300_000)})])
+    code = f"""
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # as a disk on which no more has room
+from data.shards import open_shards
+try:
+    open_shards("{server.url}/big.tar")
+except ValueError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert f"{server.url}/big.tar" in done.stdout
+    assert "File too large" in done.stdout
+    assert server.asked["GET", "big.tar"] <= 1
+    assert not list((tmp_path / "cache").rglob("*.part"))
+
+
+def test_a_shard_of_a_manifest_that_is_gone_is_an_error_at_start(server: Server, tmp_path: Path) -> None:
+    write_manifest(server.folder)
+    open_shards(server.url + "/dataset.json")
+    (server.folder / "01.tar").unlink()
+    forget()
+    assert len(open_shards(server.url + "/dataset.json")) == 18  # all copies are here
+    for copy in (tmp_path / "cache" / "shards").glob("*/*.tar"):
+        copy.unlink()
+    forget()
+    with pytest.raises(BadShard, match=r"01\.tar.*404"):
+        open_shards(server.url + "/dataset.json")
+
+
+def test_ctrl_c_does_not_wait_for_a_transfer(server: Server) -> None:
+    def stall(handler: http.server.BaseHTTPRequestHandler, data: bytes) -> None:
+        send(handler, b"", len(data))
+        server.stop.wait(60)
+
+    server.answers["00.tar"] = [stall]
+    code = f"""
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from data.shards import open_shards
+open_shards("{server.url}/00.tar")
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    while not server.asked["GET", "00.tar"]:
+        time.sleep(0.05)
+        assert process.poll() is None
+    start = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    assert "KeyboardInterrupt" in process.communicate(timeout=60)[1]
+    assert time.monotonic() - start < 20
 
 
 def test_the_cache_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
