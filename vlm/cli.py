@@ -21,6 +21,8 @@ COMMANDS = {
     "fit": "train a model from a config",
     "validate": "loss and compression of a checkpoint on held-out data",
     "convert": "import a pretrained language model, or examine a model folder",
+    "data": "make shards, examine them, look at a record, train a tokenizer",
+    "check": "prove that packed records do not see each other",
     "encoder": "examine a vision encoder, list those that have a name, compare several",
     "eval": "score a model on benchmarks",
     "compare": "put runs of two kinds side by side, seeds of each, with intervals of the difference",
