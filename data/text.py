@@ -48,6 +48,15 @@ class PictureCrop:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """Where a message of a conversation lies in its row."""
+
+    role: str  # "system", "user" or "assistant"
+    start: int  # its first token
+    body: int  # its first token behind the mark of its role
+
+
+@dataclass(frozen=True)
 class Row:
     """One document or conversation as tokens."""
 
@@ -57,6 +66,7 @@ class Row:
     positions: Int64[np.ndarray, "n 3"]  # time, row, column
     pictures: tuple[Picture, ...]  # in the order of their slots
     sample_id: str
+    turns: tuple[Turn, ...] = ()  # of a conversation to train on
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -77,6 +87,7 @@ def sample_row(sample: Sample, tokenizer: Tokenizer, layout: ImageLayout | None,
         return writer.row()
     roles = {"system": tokenizer.system, "user": tokenizer.user, "assistant": tokenizer.assistant}
     for message in sample.messages:
+        writer.turn(message.role)
         writer.token(roles[message.role])
         writer.parts(message.parts, loss=message.role == "assistant")
         writer.token(tokenizer.end, loss=message.role == "assistant")
@@ -171,6 +182,11 @@ class _Writer:
         self._is_image: list[bool] = []
         self._positions: list[Int64[np.ndarray, "n 3"]] = []
         self._pictures: list[Picture] = []
+        self._turns: list[Turn] = []
+
+    def turn(self, role: str, mark: int = 1) -> None:
+        """A message begins, with a mark of so many tokens."""
+        self._turns.append(Turn(role, len(self._ids), len(self._ids) + mark))
 
     def token(self, number: int, loss: bool = False) -> None:
         self._append([number], loss)
@@ -200,6 +216,7 @@ class _Writer:
             np.concatenate(self._positions),
             tuple(self._pictures),
             self._sample_id,
+            tuple(self._turns),
         )
 
     def _append(self, ids: list[int], loss: bool) -> None:
