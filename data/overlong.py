@@ -108,7 +108,7 @@ def _opening(row: Row) -> int:
         return 1
     first = row.turns[0]
     if first.role == "system" and len(row.turns) > 1 and not row.is_image[: row.turns[1].start].any():
-        return row.turns[1].start
+        return max(1, row.turns[1].start)
     return max(1, first.start)
 
 
