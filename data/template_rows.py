@@ -95,7 +95,9 @@ def turn_by_template(
     before: Sequence[Message],
 ) -> Row:
     """What a further user turn adds behind the token that ended the last answer, opened for the assistant."""
-    messages = [*before, Message("user", tuple(content))]
+    # An answer of no words is none for many templates; what it said does not change what stands behind it.
+    heard = [one if _text(one) or one.role != "assistant" else Message(one.role, (Part(text="."),)) for one in before]
+    messages = [*heard, Message("user", tuple(content))]
     chat = _chat(messages, template)
     encoded = _encode(chat, tokenizer, template, [])
     answered = [number for number, message in enumerate(before) if message.role == "assistant"]
@@ -125,6 +127,10 @@ def _opening(before: Sequence[Message], tokenizer: Tokenizer, template: ChatTemp
     tokens = _encode(chat, tokenizer, template, []).tokens
     count = sum(end <= special[-1] for _, _, end in tokens) if special else 1
     return [number for number, _, _ in tokens[:count]]
+
+
+def _text(message: Message) -> str:
+    return "".join(part.text or "" for part in message.parts).strip()
 
 
 def _chat(messages: Sequence[Message], template: ChatTemplate) -> Chat:

@@ -20,6 +20,7 @@ SPECIAL_NAMES = "special_tokens.json"
 TEMPLATE = "chat_template.jinja"
 # The tokens that a template knows by the names that a pretrained model has for them, such as bos_token.
 TEMPLATE_TOKENS = "chat_tokens.json"
+TEMPLATE_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
 # What travels with a tokenizer.json that lies in a folder. The settings of generation are kept, not read.
 BESIDE = (SPECIAL_NAMES, TEMPLATE, TEMPLATE_TOKENS, "generation_config.json")
 Chat = Literal["own", "template"]
@@ -35,6 +36,7 @@ class Tokenizer:
         chat: `own`: conversations have the project's format. `template`: that of the chat template which lies beside the file.
 
     Attributes:
+        special: every special token of the file with its id, the project's and others.
         stop: the token that ends what the assistant says.
         template: None where the format is the project's own.
 
@@ -91,6 +93,8 @@ class Tokenizer:
                 raise ValueError(f"tokenizer {name}: takes {token} in a text for the token; mark it special: true")
         if chat not in get_args(Chat):
             raise ValueError(f"unknown chat {chat!r} of a tokenizer; known: {', '.join(get_args(Chat))}")
+        added = tokenizer.get_added_tokens_decoder()
+        self.special = {token.content: number for number, token in added.items() if token.special}
         self.chat, self.template, self.stop = chat, None, self.end
         if chat == "template":
             self.template = self._read_template()
@@ -103,17 +107,23 @@ class Tokenizer:
         self._marking = tokenizers.Tokenizer.from_str(self._text)  # takes special tokens in a text for tokens
         self._marking.no_padding()
         self._marking.no_truncation()
-        added = self._tokenizer.get_added_tokens_decoder()
-        special = {token.content: number for number, token in added.items() if token.special}
-        self._special_ids = frozenset(special.values())
+        self._special_ids = frozenset(self.special.values())
         named = {"bos_token": "<|bos|>", "eos_token": "<|end|>", "pad_token": "<|pad|>"}
         tokens = {name: self.special_names[token] for name, token in named.items()}
         if TEMPLATE_TOKENS in self._beside:
-            tokens = _names(self._beside[TEMPLATE_TOKENS], f"tokenizer {self._name}", TEMPLATE_TOKENS)
+            tokens = _names(self._beside[TEMPLATE_TOKENS], self._name, TEMPLATE_TOKENS, TEMPLATE_NAMES)
         try:
-            return ChatTemplate(source, tokens, special, self.special_names["<|image|>"])
+            return ChatTemplate(source, tokens, self.special, self.special_names["<|image|>"])
         except TemplateFault as fault:
             raise ValueError(f"tokenizer {self._name}: its chat template {fault}; use chat: own") from None
+
+    def with_chat(self, chat: Chat) -> "Tokenizer":
+        """The same tokenizer with conversations written so.
+
+        Raises:
+            ValueError: as when it is read.
+        """
+        return Tokenizer.from_text(self._text, self._name, self._beside, chat)
 
     def __getstate__(self) -> tuple[str, str, dict[str, str], Chat]:
         return self._text, self._name, self._beside, self.chat
@@ -201,20 +211,17 @@ class Tokenizer:
 
 def _special_names(text: str, tokenizer: str) -> dict[str, str]:
     """The name in tokenizer.json of each special token."""
-    names = _names(text, f"tokenizer {tokenizer}", SPECIAL_NAMES)
-    if not names.keys() <= set(SPECIAL_TOKENS):
-        raise ValueError(
-            f"tokenizer {tokenizer}: {SPECIAL_NAMES} beside it must map some of {', '.join(SPECIAL_TOKENS)} to names"
-        )
+    names = _names(text, tokenizer, SPECIAL_NAMES, SPECIAL_TOKENS)
     return {token: names.get(token, token) for token in SPECIAL_TOKENS}
 
 
-def _names(text: str, whose: str, file: str) -> dict[str, str]:
-    """A mapping of texts to texts."""
+def _names(text: str, tokenizer: str, file: str, known: tuple[str, ...]) -> dict[str, str]:
+    """The names that a file beside a tokenizer has for some tokens."""
     try:
         names = json.loads(text)
     except ValueError as error:
-        raise ValueError(f"{whose}: {file} beside it is no JSON ({error})") from None
-    if not isinstance(names, dict) or not all(isinstance(own, str) for own in names.values()):
-        raise ValueError(f"{whose}: {file} beside it must map names to names")
+        raise ValueError(f"tokenizer {tokenizer}: {file} beside it is no JSON ({error})") from None
+    wrong = not isinstance(names, dict) or not all(isinstance(own, str) for own in names.values())
+    if wrong or not names.keys() <= set(known):
+        raise ValueError(f"tokenizer {tokenizer}: {file} beside it must map some of {', '.join(known)} to names")
     return names
