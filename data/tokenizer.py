@@ -107,7 +107,7 @@ class Tokenizer:
         self._marking = tokenizers.Tokenizer.from_str(self._text)  # takes special tokens in a text for tokens
         self._marking.no_padding()
         self._marking.no_truncation()
-        self._special_ids = frozenset(self.special.values())
+        self._special_names_by_id = {number: name for name, number in self.special.items()}
         named = {"bos_token": "<|bos|>", "eos_token": "<|end|>", "pad_token": "<|pad|>"}
         tokens = {name: self.special_names[token] for name, token in named.items()}
         if TEMPLATE_TOKENS in self._beside:
@@ -159,12 +159,17 @@ class Tokenizer:
             For each token its id and where in the text it stands. Text that spells a special token stays text.
         """
         # With its neighbours: some tokens swallow space beside them, and some tokenizers begin a text with a space.
-        encoded = self._marking.encode(left + text + right, add_special_tokens=False)
+        whole = left + text + right
+        encoded = self._marking.encode(whole, add_special_tokens=False)
         first, last = (1 if left else 0), len(encoded.ids) - (1 if right else 0)
         offset = len(left)
-        if [number for number in encoded.ids if number in self._special_ids] != [
-            self._marking.token_to_id(token) for token in (left, right) if token
-        ]:
+        # By what they stand for: what is unknown may become a special token too.
+        found = [
+            name
+            for number, (start, end) in zip(encoded.ids, encoded.offsets, strict=True)
+            if (name := self._special_names_by_id.get(number)) is not None and name in whole[start:end]
+        ]
+        if found != [token for token in (left, right) if token]:
             encoded = self._tokenizer.encode(text, add_special_tokens=False)
             first, last, offset = 0, len(encoded.ids), 0
         spans = encoded.offsets[first:last]
