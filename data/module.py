@@ -17,7 +17,7 @@ from data.pack import PackedOnce, PackedStream, RowReader, Source
 from data.sample import BadRecord, parse_sample, pictures_of
 from data.shards import open_shards
 from data.text import Picture
-from data.tokenizer import Tokenizer
+from data.tokenizer import Chat, Tokenizer
 
 # Packed rows of a window: the more, the fuller the rows; but each lane plans a window at the start and after a restart, so
 # above 1,024 records there are fewer.
@@ -56,6 +56,7 @@ class DataModule(LightningDataModule):
         augmentations: altered copies of each training picture, beside the picture itself.
         steps_per_epoch: what an epoch of the endless training stream is for Lightning, in batches of one rank.
         lanes: parts of the training stream; a multiple of the number of processes, and fixed for the life of a run.
+        chat: how conversations are written, see `Tokenizer`.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class DataModule(LightningDataModule):
         augmentations: int = 0,
         steps_per_epoch: int = 1000,
         lanes: int = 24,
+        chat: Chat = "own",
     ) -> None:
         super().__init__()
         for name, number, least in (
@@ -81,7 +83,7 @@ class DataModule(LightningDataModule):
         ):
             if number < least:
                 raise ValueError(f"data.{name} must be at least {least}, got {number}")
-        self.tokenizer, self.layout = Tokenizer(tokenizer), layout
+        self.tokenizer, self.layout = Tokenizer(tokenizer, chat), layout
         self.row_tokens, self.seed, self.num_workers = row_tokens, seed, num_workers
         self.augmentations, self.steps_per_epoch, self.lanes = augmentations, steps_per_epoch, lanes
         self.cached: Container[str] = frozenset()  # feature keys of pictures that need no pixels
