@@ -8,9 +8,8 @@ import pytest
 
 from data.batch import Batch
 from data.image import ImageLayout
-from data.loader import FaultLog, TrainLoader
+from data.loader import TrainLoader
 from data.module import DataModule, SourceConfig
-from data.pack import Fault, Parcel
 
 pytestmark = pytest.mark.long
 
@@ -27,12 +26,14 @@ def folders(tmp_path_factory: pytest.TempPathFactory, make: SimpleNamespace) -> 
 
 
 @pytest.fixture
-def build(folders: dict[str, str], tokenizer_file: Path, layout: ImageLayout) -> Iterator[Build]:
+def build(
+    folders: dict[str, str], tokenizer_file: Path, layout: ImageLayout, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Build]:
     loaders: list[TrainLoader] = []
 
     def build(rank: int = 0, world: int = 1, **settings: object) -> TrainLoader:
         module = make_module(folders, tokenizer_file, layout, **settings)
-        module._place_among_ranks = lambda: (rank, world)  # type: ignore[method-assign]
+        monkeypatch.setattr("data.module.place_among_ranks", lambda trainer: (rank, world))
         loaders.append(module.train_dataloader())
         return loaders[-1]
 
@@ -168,13 +169,13 @@ def test_ranks_that_disagree_cannot_save(build: Build, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_validation_sees_every_record_once(
-    folders: dict[str, str], tokenizer_file: Path, layout: ImageLayout, world: int
+    folders: dict[str, str], tokenizer_file: Path, layout: ImageLayout, world: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: Counter[str] = Counter()
     steps = set()
     for rank in range(world):
         module = make_module(folders, tokenizer_file, layout, val=[folders["text"], folders["pictures"]], num_workers=1)
-        module._place_among_ranks = lambda rank=rank: (rank, world)  # type: ignore[method-assign, misc]
+        monkeypatch.setattr("data.module.place_among_ranks", lambda trainer, rank=rank: (rank, world))
         loaders = module.val_dataloader()
         assert [name for name, _ in module.val_mixture] == [folders["text"], folders["pictures"]]
         batches: list[Batch] = []
@@ -190,34 +191,3 @@ def test_validation_sees_every_record_once(
             assert all(key.endswith("-0") for key in batch.image_keys)
     assert len(steps) == 1
     assert seen == {f"text-{i}": 1 for i in range(90)} | {f"picture-{i}": 1 for i in range(50)}
-
-
-def fault(index: int, source: str = "a", reason: str = "bad JSON") -> Fault:
-    return Fault(source, reason, index, f"a.tar, key {index}", f"record '{index}' is bad")
-
-
-def test_a_fault_is_counted_once_and_the_first_of_a_source_is_shown(caplog: pytest.LogCaptureFixture) -> None:
-    faults = FaultLog({"a": 500, "b": 500})
-    faults.add(Parcel(None, (fault(1), fault(2), fault(1), fault(1, "b")), {"a": 400, "b": 400}))
-    assert faults.keys == {("a", "bad JSON"): ["a.tar, key 1", "a.tar, key 2"], ("b", "bad JSON"): ["a.tar, key 1"]}
-    assert [record.args[0] for record in caplog.records] == ["a", "b"]
-    assert "a.tar, key 1" in caplog.text
-
-
-def test_more_than_one_per_cent_of_faults_stops_the_run() -> None:
-    faults = FaultLog({"a": 5000})
-    faults.add(Parcel(None, tuple(fault(i) for i in range(9)), {"a": 999}))
-    faults.add(Parcel(None, (fault(9),), {"a": 1}))
-    with pytest.raises(ValueError, match=r"11 of 1005 records.*a: 11 x bad JSON \(such as a\.tar, key 0\)"):
-        faults.add(Parcel(None, (fault(10),), {"a": 5}))
-
-
-def test_a_source_without_a_usable_record_stops_the_run() -> None:
-    with pytest.raises(ValueError, match="source a: none of 3"):
-        FaultLog({"a": 3, "b": 100}).add(Parcel(None, tuple(fault(i) for i in range(3)), {"a": 7, "b": 50}))
-
-
-def test_long_records_are_counted_but_no_fault_of_the_data() -> None:
-    faults = FaultLog({"a": 5000})
-    faults.add(Parcel(None, tuple(fault(i, reason="longer than row_tokens") for i in range(900)), {"a": 2000}))
-    assert len(faults.keys["a", "longer than row_tokens"]) == 900

@@ -15,7 +15,7 @@ from data.order import Order, chance, refuse_other_order
     seed=st.integers(0, 3),
 )
 def test_every_record_comes_once_in_each_epoch(counts: list[int], lanes: int, window: int, seed: int) -> None:
-    order = Order(counts, [1.0] * len(counts), seed, lanes, window)
+    order = Order([[count] for count in counts], [1.0] * len(counts), seed, lanes, window)
     period = 1000 * lanes  # after this many draws every source has had the same whole number of them in each lane
     windows = -(-1000 // window)
     drawn = [[draw for w in range(windows) for draw in order.draws(lane, w)][:1000] for lane in range(lanes)]
@@ -28,7 +28,7 @@ def test_every_record_comes_once_in_each_epoch(counts: list[int], lanes: int, wi
 
 
 def test_a_window_is_a_pure_function() -> None:
-    a, b = (Order([50, 20], [0.7, 0.3], 5, 4, 37, augmentations=3) for _ in range(2))
+    a, b = (Order([[50], [20]], [0.7, 0.3], 5, 4, 37, augmentations=3) for _ in range(2))
     late = a.draws(3, 900)
     assert [b.draws(lane, w) for lane in range(4) for w in range(3)] == [
         a.draws(lane, w) for lane in range(4) for w in range(3)
@@ -37,31 +37,31 @@ def test_a_window_is_a_pure_function() -> None:
 
 
 def test_the_window_does_not_change_the_draws_of_a_lane() -> None:
-    short, long = Order([50, 20], [0.7, 0.3], 5, 4, 10), Order([50, 20], [0.7, 0.3], 5, 4, 60)
+    short, long = Order([[50], [20]], [0.7, 0.3], 5, 4, 10), Order([[50], [20]], [0.7, 0.3], 5, 4, 60)
     assert [draw for w in range(6) for draw in short.draws(1, w)] == long.draws(1, 0)
 
 
 def test_the_mixture_has_exactly_the_asked_shares() -> None:
-    order = Order([10, 1000, 37], [0.5, 0.15, 0.35], 0, 3, 1000)
+    order = Order([[10], [600, 400], [37]], [0.5, 0.15, 0.35], 0, 3, 1000)
     for lane in range(3):
         assert Counter(draw.source for draw in order.draws(lane, 5)) == {0: 500, 1: 150, 2: 350}
 
 
 def test_every_copy_is_drawn_about_equally_often() -> None:
-    copies = Counter(draw.augmentation for draw in Order([10], [1.0], 0, 1, 4000, augmentations=3).draws(0, 0))
+    copies = Counter(draw.augmentation for draw in Order([[10]], [1.0], 0, 1, 4000, augmentations=3).draws(0, 0))
     assert sorted(copies) == [0, 1, 2, 3]
     assert all(880 < number < 1120 for number in copies.values())
-    assert {draw.augmentation for draw in Order([10], [1.0], 0, 1, 400).draws(0, 0)} == {0}
-    mixed = Order([10, 10], [0.5, 0.5], 0, 1, 400, augmentations=[0, 2]).draws(0, 0)
+    assert {draw.augmentation for draw in Order([[10]], [1.0], 0, 1, 400).draws(0, 0)} == {0}
+    mixed = Order([[10], [10]], [0.5, 0.5], 0, 1, 400, augmentations=[0, 2]).draws(0, 0)
     assert {(draw.source, draw.augmentation) for draw in mixed} == {(0, 0), (1, 0), (1, 1), (1, 2)}
 
 
 def test_seeds_lanes_and_epochs_differ() -> None:
-    order = Order([500], [1.0], 0, 1, 500)
+    order = Order([[500]], [1.0], 0, 1, 500)
     first = [draw.index for draw in order.draws(0, 0)]
     assert sorted(first) == sorted(draw.index for draw in order.draws(0, 1)) == list(range(500))
     assert first != [draw.index for draw in order.draws(0, 1)]
-    assert first != [draw.index for draw in Order([500], [1.0], 1, 1, 500).draws(0, 0)]
+    assert first != [draw.index for draw in Order([[500]], [1.0], 1, 1, 500).draws(0, 0)]
     assert first != list(range(500))
 
 
@@ -75,7 +75,7 @@ def test_randomness_is_the_same_on_every_machine() -> None:
 )
 def test_sources_that_would_never_be_drawn_are_refused(counts: list[int], weights: list[float], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        Order(counts, [float(weight) for weight in weights], 0, 1, 10)
+        Order([[count] for count in counts], [float(weight) for weight in weights], 0, 1, 10)
 
 
 def test_a_place_in_other_data_is_refused_with_what_differs() -> None:

@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 
 from data.image import ImageLayout
 from data.module import DataModule, SourceConfig
+from data.overlong import OverlongRule
 from encoders.check import check_encoder
 from vlm.backbone import BackboneConfig
 from vlm.commands.configs import found_configs, read_yaml_strictly
@@ -95,6 +96,8 @@ def build_data(
     seed: int = 0,
     steps_per_epoch: int = 1000,
     lanes: int = 24,
+    overlong: OverlongRule = "drop",
+    max_faulty: float = 0.01,
 ) -> DataModule:
     """Records in, packed batches out.
 
@@ -109,6 +112,8 @@ def build_data(
         seed: order of the data.
         steps_per_epoch: batches that Lightning takes for an epoch of the endless stream.
         lanes: parts of the stream, a multiple of the number of processes; fixed for the life of a run.
+        overlong: what becomes of a record longer than a row: `drop` it, `cut` it at the end or `split` it; counted in each case.
+        max_faulty: the largest share of records that may be bad, of at least 1,000 read; 0 stops at the first. They are listed in quarantine.jsonl.
     """
     return DataModule(
         tokenizer=tokenizer,
@@ -121,6 +126,8 @@ def build_data(
         seed=seed,
         steps_per_epoch=steps_per_epoch,
         lanes=lanes,
+        overlong=overlong,
+        max_faulty=max_faulty,
     )
 
 
