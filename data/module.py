@@ -170,10 +170,9 @@ class DataModule(LightningDataModule):
     def val_dataloader(self) -> list[ValLoader]:
         """One loader for each source, so that each has figures of its own."""
         rank, world = place_among_ranks(self.trainer)
-        exchange = exchange_of(rank, world)
-        faults = self._fault_log("val")
-        loaders = []
-        for source in self.sources("val"):
+        sources, exchange = self.sources("val"), exchange_of(rank, world)
+        faults, loaders = self._fault_log("val"), []
+        for source in sources:
             rows = PackedOnce(self._reader([source]), rank, world, exchange, self.num_workers)
             loaders.append(ValLoader(rows, faults, min(self.num_workers, 1)))
         return loaders

@@ -49,8 +49,11 @@ def test_bad_records_are_skipped_counted_and_named(
     kinds = ("corrupt picture", "bad JSON", "missing member", "longer than row_tokens")
     assert module.faults == {(folder, kind): 1 for kind in kinds}
     assert module.fault_keys[folder, "corrupt picture"] == [f"{folder}/000000.tar, key p00003"]
-    assert len(caplog.records) == 1
-    assert f"{folder}/000000.tar, key" in caplog.text
+    shown, summary = (record.getMessage() for record in caplog.records)
+    assert f"{folder}/000000.tar, key" in shown
+    assert summary.startswith("records of data.train left out or changed: ")
+    for kind in kinds:
+        assert f"1 x {kind}" in summary
 
 
 def test_skipping_a_bad_record_does_not_change_the_rest(
