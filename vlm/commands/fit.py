@@ -14,6 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from data.module import DataModule, SourceConfig
+from data.overlong import OverlongRule
 from data.tokenizer import Chat
 from encoders.check import check_encoder
 from vlm.backbone import BackboneConfig
@@ -93,6 +94,8 @@ def build_data(
     steps_per_epoch: int = 1000,
     lanes: int = 24,
     chat: Any = "own",
+    overlong: OverlongRule = "drop",
+    max_faulty: float = 0.01,
 ) -> DataModule:
     """Records in, packed batches out.
 
@@ -108,6 +111,8 @@ def build_data(
         steps_per_epoch: batches that Lightning takes for an epoch of the endless stream.
         lanes: parts of the stream, a multiple of the number of processes; fixed for the life of a run.
         chat: set at the top level of the config.
+        overlong: what becomes of a record longer than a row: `drop` it, `cut` it at the end or `split` it; counted in each case.
+        max_faulty: the largest share of records that may be bad, of at least 1,000 read; 0 stops at the first. They are listed in quarantine.jsonl.
     """
     return DataModule(
         tokenizer=tokenizer,
@@ -121,6 +126,8 @@ def build_data(
         steps_per_epoch=steps_per_epoch,
         lanes=lanes,
         chat=chat,
+        overlong=overlong,
+        max_faulty=max_faulty,
     )
 
 
