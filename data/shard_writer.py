@@ -7,7 +7,7 @@ takes the records of one shard from an iterator; here they come as they are made
 import contextlib
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from data.tar import BLOCK, write_member
 
-PART = ".part"  # of a shard that is not complete; hidden, and never read
+PART = ".part"  # of a file that is not complete; hidden, and never read
 
 
 @dataclass(frozen=True)
@@ -40,56 +40,70 @@ class ShardWriter:
 
     def __init__(self, folder: Path, max_bytes: int | None, max_records: int | None, first: int = 0) -> None:
         self.folder, self._max_bytes, self._max_records = folder, max_bytes, max_records
-        self._number, self.records = first, 0
-        self._file: _HashedFile | None = None
+        self._number, self._records, self._bytes = first, 0, 0
+        self._file: BinaryIO | None = None
 
     def is_full(self, members: Mapping[str, bytes]) -> bool:
         """Whether the open shard must be closed before these members."""
-        if self._file is None or self.records == 0:
+        if self._records == 0:
             return False
-        if self._max_records is not None and self.records >= self._max_records:
+        if self._max_records is not None and self._records >= self._max_records:
             return True
-        return self._max_bytes is not None and self._file.size + tar_size(members) + 2 * BLOCK > self._max_bytes
+        return self._max_bytes is not None and self._bytes + tar_size(members) + 2 * BLOCK > self._max_bytes
 
     def add(self, key: str, members: Mapping[str, bytes]) -> None:
         """Append a record. Keys must differ; the caller's count up.
 
         Raises:
             OSError: it cannot be written; names the file.
+            ValueError: a key or an extension that a reader would refuse.
         """
-        if self._file is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._file = _HashedFile(self.folder / f".{self._name}{PART}")
-        for extension, data in sorted(members.items()):
-            write_member(self._file, key, extension, data)  # type: ignore[arg-type]  # it only writes
-        self.records += 1
+        with names_file(self._part):
+            if self._file is None:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._file = self._part.open("wb")
+            for extension, data in sorted(members.items()):
+                write_member(self._file, key, extension, data)
+        self._bytes += tar_size(members)
+        self._records += 1
 
     def close(self) -> WrittenShard | None:
-        """Complete the open shard, and put it under its name; None if there is none."""
+        """Complete the open shard, and put it under its name; None if there is none.
+
+        Raises:
+            OSError: it cannot be written; names the file.
+        """
         if self._file is None:
             return None
-        file, self._file = self._file, None
-        try:
-            file.write(bytes(2 * BLOCK))
-            file.close()
-            os.replace(file.path, self.folder / self._name)
-        except OSError as error:
-            file.discard()
-            raise _named(error, file.path) from None
-        sync_folder(self.folder)
-        done = WrittenShard(self._name, file.size, self.records, file.digest.hexdigest())
-        self._number, self.records = self._number + 1, 0
+        with names_file(self._part):
+            self._file.write(bytes(2 * BLOCK))
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            with self._part.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            os.replace(self._part, self.folder / self._name)
+            sync_folder(self.folder)
+        done = WrittenShard(self._name, self._bytes + 2 * BLOCK, self._records, digest)
+        self._file = None
+        self._number, self._records, self._bytes = self._number + 1, 0, 0
         return done
 
     def discard(self) -> None:
         """Forget the open shard."""
         if self._file is not None:
-            self._file.discard()
-            self._file, self.records = None, 0
+            with contextlib.suppress(OSError):  # what was still in memory does not fit on the disk either
+                self._file.close()
+            self._part.unlink(missing_ok=True)
+            self._file, self._records, self._bytes = None, 0, 0
 
     @property
     def _name(self) -> str:
         return f"{self._number:06}.tar"
+
+    @property
+    def _part(self) -> Path:
+        return self.folder / f".{self._name}{PART}"
 
     def __enter__(self) -> "ShardWriter":
         return self
@@ -98,33 +112,6 @@ class ShardWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.discard()
-
-
-class _HashedFile:
-    """A file whose size and sha256 are known when it is written."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.size, self.digest = path, 0, hashlib.sha256()
-        self._file: BinaryIO = path.open("wb")
-
-    def write(self, data: bytes) -> int:
-        try:
-            self._file.write(data)
-        except OSError as error:
-            raise _named(error, self.path) from None
-        self.digest.update(data)
-        self.size += len(data)
-        return len(data)
-
-    def close(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-
-    def discard(self) -> None:
-        with contextlib.suppress(OSError):  # what was still in memory does not fit on the disk either
-            self._file.close()
-        self.path.unlink(missing_ok=True)
 
 
 def tar_size(members: Mapping[str, bytes]) -> int:
@@ -141,6 +128,12 @@ def sync_folder(folder: Path) -> None:
         os.close(file)
 
 
-def _named(error: OSError, path: Path) -> OSError:
-    """The error, with the file that it is about: `write` does not say it."""
-    return OSError(error.errno, error.strerror, str(path))
+@contextlib.contextmanager
+def names_file(path: Path) -> Iterator[None]:
+    """Puts the file's name into an error that lacks it: `write` does not say what it wrote to."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None

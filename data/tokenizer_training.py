@@ -66,6 +66,9 @@ class Corpus:
     Args:
         sources: shards as `open_shards` takes them, or .txt and .jsonl files, or folders of these.
         limit: texts of each source at most; None: all.
+
+    Raises:
+        ValueError: a source is not there, or has no texts.
     """
 
     sources: tuple[str, ...]
@@ -75,6 +78,11 @@ class Corpus:
     held_out: list[str] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)
     first_fault: str | None = None
+
+    def __post_init__(self) -> None:
+        for source in self.sources:
+            if text_files(source) is None:
+                open_shards(source)
 
     def training_texts(self, show: Any) -> Iterator[str]:
         """Yield what is learned from; what is held out is kept in `held_out`, up to its limit of bytes.

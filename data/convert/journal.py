@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from data.convert.record import Fault
-from data.shard_writer import PART, WrittenShard, sync_folder
+from data.shard_writer import PART, WrittenShard, names_file, sync_folder
 
 JOURNAL = ".progress.jsonl"
 VERSION = 1
@@ -153,14 +153,13 @@ class Journal:
         (self.left_out if fault.left_out else self.faults)[fault.reason] += 1
 
     def _write(self, line: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(line) + "\n")
+        with names_file(self._path):
+            self._file.write(json.dumps(line) + "\n")
 
     def _sync(self) -> None:
-        try:
+        with names_file(self._path):
             self._file.flush()
             os.fsync(self._file.fileno())
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self._path)) from None
 
     def __enter__(self) -> "Journal":
         return self

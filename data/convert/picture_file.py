@@ -4,6 +4,7 @@ In: a name from a file that somebody else wrote. Out: the bytes, or a `BadRecord
 as an absolute path, not through a link. What is no JPEG, PNG or WebP is a fault: to convert it here would change pictures unasked.
 """
 
+import errno
 import os
 import stat
 from functools import cache
@@ -14,6 +15,8 @@ from data.sample import BadRecord
 from data.tar import MAX_MEMBER_BYTES
 
 OUTSIDE, MISSING, WRONG_KIND = "outside the folder", "missing picture", "no JPEG, PNG or WebP"
+# What is wrong with a name, and not with the disk.
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 _EXTENSIONS = {b"\xff\xd8\xff": "jpg", b"\x89PNG\r\n\x1a\n": "png"}
 _OTHER_KINDS = {
     b"GIF8": "GIF",
@@ -69,22 +72,22 @@ def read_file(root: Path, name: str, what: str, missing: str) -> bytes:
             raise BadRecord(f"{shown} is a link to a place outside of {root}", OUTSIDE)
         # Not to wait for the other end of a pipe.
         file = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
-        raise BadRecord(f"{shown} is not in {root}", missing) from None
     except OSError as error:
-        if error.filename is None or "File name too long" in str(error):
-            raise BadRecord(f"{shown}: no file has this name ({error.strerror})", missing) from None
-        raise
-    with os.fdopen(file, "rb") as opened:
-        status = os.fstat(opened.fileno())
+        if error.errno not in _NOT_THERE:
+            raise
+        raise BadRecord(f"{shown} is not in {root} ({error.strerror})", missing) from None
+    try:
+        status = os.fstat(file)
         if not stat.S_ISREG(status.st_mode):
             raise BadRecord(f"{shown} is no file but a folder, a pipe or a device", missing)
         if status.st_size > MAX_MEMBER_BYTES:
             raise _too_large(f"{shown} of {status.st_size:,} bytes")
-        try:
-            return opened.read(MAX_MEMBER_BYTES + 1)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, real) from None
+        with open(file, "rb", closefd=False) as opened:
+            return opened.read(MAX_MEMBER_BYTES)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, real) from None
+    finally:
+        os.close(file)
 
 
 def picture_extension(data: bytes, verify: bool, shown: str) -> str:

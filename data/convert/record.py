@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from data.convert.picture_file import picture_extension, read_picture
 from data.sample import BadRecord, parse_question, parse_sample
@@ -94,6 +94,7 @@ class Wanted:
         return end > self._start or any(first <= number < end for number in self._earlier)
 
 
+@runtime_checkable
 class Format(Protocol):
     """A source in one format. Made in the main process, sent to the workers, so it holds settings and no data."""
 
