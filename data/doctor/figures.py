@@ -48,9 +48,7 @@ def spread(values: Any) -> Spread | None:
     if not len(values):
         return None
     least, p5, p50, p95, most = np.quantile(values, [0, 0.05, 0.5, 0.95, 1], method="nearest").tolist()
-    return Spread(
-        len(values), _plain(values.sum()), float(values.mean()), least, p5, p50, p95, most, histogram(values)
-    )
+    return Spread(len(values), _plain(values.sum()), float(values.mean()), least, p5, p50, p95, most, histogram(values))
 
 
 def histogram(values: Any) -> Histogram:

@@ -59,8 +59,8 @@ class Findings:
     spreads: dict[str, Spread]  # by the name of the figure
     formats: dict[str, int]  # of pictures
     num_decoded: int  # pictures
-    answered_share: float | None  # of all tokens
-    packing: Packing | None
+    answered_share: float | None  # of the tokens of what is trained on
+    packing: Packing | None  # of what is trained on: all but questions
     duplicates: Duplicates
     captions: tuple[Frequent, ...]
     ignored: dict[str, int]  # members that nobody reads, by extension
@@ -70,9 +70,7 @@ class Findings:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: all but the pictures of the samples."""
-        found = {
-            name: value for name, value in vars(self).items() if name not in ("faults", "warnings", "samples")
-        }
+        found = {name: value for name, value in vars(self).items() if name not in ("faults", "warnings", "samples")}
         for name, value in found.items():
             if hasattr(value, "__dataclass_fields__"):
                 found[name] = asdict(value)
@@ -93,6 +91,7 @@ def conclude(survey: "Survey", num_shards: int, tally: Tally, options: "Options"
     duplicates = _duplicates(survey, tally)
     captions = _captions(survey, tally)
     tokens = tally.column("text_tokens").astype(np.int64) + tally.column("slots")
+    trained = tokens[tally.column("kind") != KINDS.index("question")]
     answered = int(tally.column("answered").sum(dtype=np.int64))
     kinds = np.bincount(tally.column("kind"), minlength=len(KINDS)).tolist()
     settings = {
@@ -130,8 +129,8 @@ def conclude(survey: "Survey", num_shards: int, tally: Tally, options: "Options"
         spreads=_spreads(tally, tokens, has_layout=options.layout is not None),
         formats=dict(tally.formats.most_common()),
         num_decoded=tally.num_decoded,
-        answered_share=answered / int(tokens.sum()) if len(tokens) else None,
-        packing=measure_packing(tokens, options.row_tokens, options.seed),
+        answered_share=answered / int(trained.sum()) if len(trained) else None,
+        packing=measure_packing(trained, options.row_tokens, options.seed),
         duplicates=duplicates,
         captions=captions,
         ignored=dict(ignored.most_common()),
@@ -148,7 +147,7 @@ def _spreads(tally: Tally, tokens: Any, has_layout: bool) -> dict[str, Spread]:
         "characters": tally.column("characters"),
         "text tokens": tally.column("text_tokens"),
         "tokens with slots": tokens if has_layout else tokens[:0],
-        "answered tokens": tally.column("answered"),
+        "answered tokens": tally.column("answered")[tally.column("kind") != KINDS.index("question")],
         "turns of a conversation": tally.column("turns")[in_conversation],
         "pictures of a record": tally.column("pictures"),
         "width": width,

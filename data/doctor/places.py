@@ -60,7 +60,9 @@ def _places(source: str, faults: Flaws, warnings: Flaws) -> list[Place]:
             named = {place.path for place in places}
             for file in found:
                 if file not in named:
-                    warnings.add(file, None, "not in the manifest", f"lies in the folder, but {MANIFEST} does not name it")
+                    warnings.add(
+                        file, None, "not in the manifest", f"lies in the folder, but {MANIFEST} does not name it"
+                    )
             return places
         if not found:
             raise ValueError(f"folder {path}: holds no .tar and no {MANIFEST}; give the folder that holds the shards")
@@ -78,7 +80,9 @@ def _places(source: str, faults: Flaws, warnings: Flaws) -> list[Place]:
         if not matched:
             raise ValueError(f"pattern {source}: no file matches it; put it in quotes, and check the folder")
         return [Place(Path(one)) for one in matched]
-    raise ValueError(f"{path}: there is no such file or folder; give a tar, a folder of tars, a pattern or a {MANIFEST}")
+    raise ValueError(
+        f"{path}: there is no such file or folder; give a tar, a folder of tars, a pattern or a {MANIFEST}"
+    )
 
 
 def _from_manifest(path: Path, faults: Flaws) -> list[Place]:
@@ -88,7 +92,9 @@ def _from_manifest(path: Path, faults: Flaws) -> list[Place]:
         places = [_entry(path, entry) for entry in manifest["shards"]]
         total = manifest.get("samples")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        faults.add(path, None, "bad manifest", f"cannot be read ({error!r}); the tars beside it are examined without it")
+        faults.add(
+            path, None, "bad manifest", f"cannot be read ({error!r}); the tars beside it are examined without it"
+        )
         return [Place(file) for file in sorted(path.parent.glob("*.tar"))]
     sums = sum(place.promise.samples for place in places if place.promise is not None)
     if total is not None and total != sums:

@@ -48,7 +48,9 @@ class Crew:
                 self._pool.submit(_nothing).result()  # now, before a progress bar has a thread
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._pool is not None:
             self._stop.value = 1
             self._pool.shutdown(wait=True, cancel_futures=True)

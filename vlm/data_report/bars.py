@@ -1,0 +1,60 @@
+"""Histograms as SVG; colours come from the page's CSS variables (vlm/inference/style.py)."""
+
+from html import escape
+
+from data.doctor.figures import Spread
+from vlm.data_report.words import short
+from vlm.inference.curves import ticks
+
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 420, 190, 46, 10, 10, 26
+
+
+def draw_histogram(title: str, figure: Spread) -> str:
+    """A figure with one bar for each step of the values, and the median as a line."""
+    histogram = figure.histogram
+    low, high = histogram.edges[0], histogram.edges[-1]
+    most = max(histogram.counts)
+    floor = HEIGHT - BOTTOM
+
+    def x_of(value: float) -> float:
+        return LEFT + (min(max(value, low), high) - low) / (high - low) * (WIDTH - LEFT - RIGHT)
+
+    def y_of(count: float) -> float:
+        return TOP + (1 - count / most) * (floor - TOP)
+
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">']
+    for count in ticks(0, most, 4):
+        y = y_of(count)
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        if count == int(count):
+            parts.append(f'<text class="tick" x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{brief(count)}</text>')
+    for place, count in enumerate(histogram.counts):
+        left, right = x_of(histogram.edges[place]), x_of(histogram.edges[place + 1])
+        behind = histogram.goes_on and place == len(histogram.counts) - 1
+        upto = f"{short(histogram.edges[place])} and more" if behind else (
+            f"{short(histogram.edges[place])} to {short(histogram.edges[place + 1])}"
+        )  # fmt: skip
+        gap = min(1.0, (right - left) / 6)
+        kind = "bar rest" if behind else "bar"
+        parts.append(
+            f'<rect class="{kind}" x="{left + gap / 2:.2f}" y="{y_of(count):.2f}" width="{right - left - gap:.2f}" '
+            f'height="{floor - y_of(count):.2f}"><title>{upto}: {count:,}</title></rect>'
+        )
+    for value in ticks(low, high, 6):
+        x = x_of(value)
+        anchor = "end" if x > WIDTH - RIGHT - 10 else "middle"
+        parts.append(f'<text class="tick" x="{x:.1f}" y="{floor + 17}" text-anchor="{anchor}">{brief(value)}</text>')
+    parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{floor}" y2="{floor}"/>')
+    middle = x_of(figure.p50)
+    parts.append(f'<line class="target" x1="{middle:.1f}" x2="{middle:.1f}" y1="{TOP}" y2="{floor}"/></svg>')
+    told = f"median {short(figure.p50)}, 95 % {short(figure.p95)}, most {short(figure.most)}"
+    caption = f"<figcaption>{escape(title)} <small>{told}</small></figcaption>"
+    return f'<figure class="chart">{caption}{"".join(parts)}</figure>'
+
+
+def brief(value: float) -> str:
+    """`12k`, for an axis."""
+    for size, sign in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= size:
+            return f"{value / (1e3 if sign == 'k' else size):g}{sign}"
+    return f"{value:g}"
