@@ -5,9 +5,10 @@ In: paths and options. Out: `Findings`. Nothing is written.
 
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -93,14 +94,21 @@ class Survey:
     parts: list[Part] = field(default_factory=list)
     num_records: int = 0
 
-    def locate(self, number: int) -> tuple[Path, Span]:
-        """The shard of a record, and where it lies there."""
-        part = self.parts[bisect_right(self.parts, number, key=lambda one: one.first) - 1]
-        with part.place.path.open("rb", buffering=0) as file:
-            for place, span in enumerate(_spans(file.fileno(), part)):
-                if part.first + place == number:
-                    return part.place.path, span
-        raise ValueError(f"shard {part.place.path}: changed while it was examined; start again")
+    def locate(self, numbers: Iterable[int]) -> dict[int, tuple[Path, Span]]:
+        """The shard of each of the records, and where it lies there; every part is walked once at most."""
+        found: dict[int, tuple[Path, Span]] = {}
+        for part, wanted in groupby(sorted(set(numbers)), self._part_of):
+            left = set(wanted)
+            with part.place.path.open("rb", buffering=0) as file:
+                for place, span in enumerate(_spans(file.fileno(), part)):
+                    if part.first + place in left:
+                        found[part.first + place] = part.place.path, span
+            if left - found.keys():
+                raise ValueError(f"shard {part.place.path}: changed while it was examined; start again")
+        return found
+
+    def _part_of(self, number: int) -> Part:
+        return self.parts[bisect_right(self.parts, number, key=lambda one: one.first) - 1]
 
 
 def examine(sources: Sequence[str | Path], options: Options, progress: Progress | None = None) -> Findings:

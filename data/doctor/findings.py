@@ -18,7 +18,7 @@ from data.sample import BadRecord
 if TYPE_CHECKING:
     from data.doctor.examine import Options, Survey
 
-NAMED_GROUPS = 100  # of records that are the same, by key; all are counted
+NAMED_GROUPS = 10_000  # of records that are the same, by key; all are counted
 TOP = 5  # captions
 FREQUENT_SHARE, FREQUENT = 0.01, 10  # of a caption that stands too often: its share, and how often at least
 SHOWN_CHARACTERS = 200  # of a frequent caption
@@ -178,15 +178,17 @@ def _duplicates(survey: "Survey", tally: Tally) -> Duplicates:
 def _name(survey: "Survey", tally: Tally, flaws: Flaws, found: Repeats, reason: str, what: str) -> None:
     """Name the records of the first groups; all are counted."""
     numbers, named = tally.column("number"), 0
-    for first, *others in found.places:
-        shard, span = survey.locate(int(numbers[first]))
-        for other in others:
-            path, again = survey.locate(int(numbers[other]))
-            where = "" if path == shard else f" of {shard}"
-            flaws.add(path, again.key, reason, f"record {again.key!r} has {what} record {span.key!r}{where}")
+    groups = [[int(numbers[place]) for place in group] for group in found.places]
+    where = survey.locate(number for group in groups for number in group)
+    for first, *others in groups:
+        shard, span = where[first]
+        for path, again in map(where.__getitem__, others):
+            there = "" if path == shard else f" of {shard}"
+            flaws.add(path, again.key, reason, f"record {again.key!r} has {what} record {span.key!r}{there}")
             named += 1
-    if found.copies > named:
-        flaws.counts[reason] += found.copies - named
+    flaws.counts[reason] += found.copies - named
+    if not flaws.counts[reason]:
+        del flaws.counts[reason]
 
 
 def _captions(survey: "Survey", tally: Tally) -> tuple[Frequent, ...]:
@@ -197,7 +199,8 @@ def _captions(survey: "Survey", tally: Tally) -> tuple[Frequent, ...]:
     for place, count in most_frequent(caption[places], TOP):
         if count == 1:
             break
-        shard, span = survey.locate(int(tally.column("number")[places[place]]))
+        number = int(tally.column("number")[places[place]])
+        shard, span = survey.locate([number])[number]
         frequent = Frequent(_text(survey, shard, span), count, count / len(places), str(shard), span.key)
         found.append(frequent)
         if count >= FREQUENT and frequent.share > FREQUENT_SHARE:

@@ -5,7 +5,7 @@ In: a key and the members. Out: figures in a `Tally`. A record is taken for a qu
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,6 @@ SCORED_BY = ("answers", "choices", "box")  # fields of which a question has one 
 FEW_LETTERS = 3  # a caption with fewer letters and digits is nearly empty
 TINY_PX = 10  # a picture with a shorter side is hardly one
 MOST = 2**31 - 1  # that a column holds
-
-
-def is_read(extension: str) -> bool:
-    """Whether any reader looks at the members of this extension."""
-    return extension in ("json", "txt") or extension.rsplit(".", 1)[-1] in IMAGE_EXTENSIONS
 
 
 def parse_record(key: str, members: Mapping[str, bytes], as_questions: bool = False) -> Sample | Question:
@@ -162,9 +157,9 @@ class RecordReader:
         columns: dict[str, int] = {
             "number": number,
             "kind": KINDS.index(kind),
-            "id": hash_of([record.id]),
+            "id": hash_of([("id", record.id)]),
             "content": hash_of(_content(turns, keys)),
-            "caption": 0 if caption is None else hash_of([caption]) or 1,
+            "caption": 0 if caption is None else hash_of([("caption", caption)]) or 1,
             "characters": min(sum(map(len, texts)), MOST),
             "text_tokens": len(row) - slots,
             "slots": slots,
@@ -212,21 +207,18 @@ def picture_format(data: bytes) -> str:
     return "PNG" if data.startswith(b"\x89PNG") else "WebP" if data.startswith(b"RIFF") else "JPEG"
 
 
-def hash_of(pieces: Iterator[str] | list[str]) -> int:
-    """8 bytes of a hash of texts; of other texts another, but by chance."""
-    digest = hashlib.blake2b(digest_size=8)
-    for piece in pieces:
-        data = piece.encode("utf-8", "surrogatepass")
-        digest.update(len(data).to_bytes(8, "little"))
-        digest.update(data)
+def hash_of(pieces: list[tuple[str, str]]) -> int:
+    """8 bytes of a hash; of other pieces another, but by chance."""
+    digest = hashlib.blake2b(repr(pieces).encode("utf-8"), digest_size=8)  # repr writes lone surrogates as ASCII
     return int.from_bytes(digest.digest(), "little")
 
 
-def _content(turns: tuple[tuple[str | None, tuple[Part, ...]], ...], keys: Mapping[str, str]) -> Iterator[str]:
+def _content(turns: tuple[tuple[str | None, tuple[Part, ...]], ...], keys: Mapping[str, str]) -> list[tuple[str, str]]:
+    pieces = []
     for role, parts in turns:
-        yield f"role {role}"
-        for part in parts:
-            yield f"text {part.text}" if part.image is None else f"picture {keys[part.image]}"
+        pieces.append(("role", role or ""))
+        pieces += [("text", one.text or "") if one.image is None else ("picture", keys[one.image]) for one in parts]
+    return pieces
 
 
 def _looks_like_a_question(data: bytes) -> bool:

@@ -49,15 +49,19 @@ class RecordView:
     is_cut: bool  # True where a text or the list of parts goes on
 
 
-def view_record(shard: str, record: Sample | Question) -> RecordView:
-    """A record for a page; its pictures must be sound."""
+def view_record(shard: str, record: Sample | Question, most_characters: int = MOST_CHARACTERS) -> RecordView:
+    """A record for a page; its pictures must be sound.
+
+    Args:
+        most_characters: of one text.
+    """
     named = [(role, part) for role, parts in turns_of(record) for part in parts]
     is_cut = len(named) > MOST_PARTS
     parts, pictures, numbers = list[PartView](), list[PictureView](), dict[str, int]()
     for role, part in named[:MOST_PARTS]:
         if part.text is not None:
-            is_cut |= len(part.text) > MOST_CHARACTERS
-            parts.append(PartView(role, text=part.text[:MOST_CHARACTERS]))
+            is_cut |= len(part.text) > most_characters
+            parts.append(PartView(role, text=part.text[:most_characters]))
         elif part.image is not None:
             if part.image not in numbers:
                 numbers[part.image] = len(pictures)

@@ -6,7 +6,8 @@ from data.doctor.figures import Spread
 from vlm.data_report.words import short
 from vlm.inference.curves import ticks
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 420, 190, 46, 10, 10, 26
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 320, 180, 38, 8, 10, 24
+WIDEST = 34  # a bar
 
 
 def draw_histogram(title: str, figure: Spread) -> str:
@@ -15,6 +16,8 @@ def draw_histogram(title: str, figure: Spread) -> str:
     low, high = histogram.edges[0], histogram.edges[-1]
     most = max(histogram.counts)
     floor = HEIGHT - BOTTOM
+    # Bars of one whole number each have it under their middle.
+    is_whole = histogram.edges[1] - low == 1 and isinstance(figure.least, int)
 
     def x_of(value: float) -> float:
         return LEFT + (min(max(value, low), high) - low) / (high - low) * (WIDTH - LEFT - RIGHT)
@@ -31,21 +34,23 @@ def draw_histogram(title: str, figure: Spread) -> str:
     for place, count in enumerate(histogram.counts):
         left, right = x_of(histogram.edges[place]), x_of(histogram.edges[place + 1])
         behind = histogram.goes_on and place == len(histogram.counts) - 1
-        upto = f"{short(histogram.edges[place])} and more" if behind else (
-            f"{short(histogram.edges[place])} to {short(histogram.edges[place + 1])}"
-        )  # fmt: skip
-        gap = min(1.0, (right - left) / 6)
+        gap = max(min(1.0, (right - left) / 6), right - left - WIDEST)
         kind = "bar rest" if behind else "bar"
+        start, end = short(histogram.edges[place]), short(histogram.edges[place + 1])
+        upto = start if is_whole else f"{start} to {end}"
+        upto = f"{start} and more" if behind else upto
         parts.append(
             f'<rect class="{kind}" x="{left + gap / 2:.2f}" y="{y_of(count):.2f}" width="{right - left - gap:.2f}" '
             f'height="{floor - y_of(count):.2f}"><title>{upto}: {count:,}</title></rect>'
         )
-    for value in ticks(low, high, 6):
-        x = x_of(value)
+    for value in ticks(low, high - is_whole, 6):
+        if is_whole and value != int(value):
+            continue
+        x = x_of(value + 0.5 * is_whole)
         anchor = "end" if x > WIDTH - RIGHT - 10 else "middle"
         parts.append(f'<text class="tick" x="{x:.1f}" y="{floor + 17}" text-anchor="{anchor}">{brief(value)}</text>')
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{floor}" y2="{floor}"/>')
-    middle = x_of(figure.p50)
+    middle = x_of(figure.p50 + 0.5 * is_whole)
     parts.append(f'<line class="target" x1="{middle:.1f}" x2="{middle:.1f}" y1="{TOP}" y2="{floor}"/></svg>')
     told = f"median {short(figure.p50)}, 95 % {short(figure.p95)}, most {short(figure.most)}"
     caption = f"<figcaption>{escape(title)} <small>{told}</small></figcaption>"

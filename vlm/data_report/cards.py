@@ -13,7 +13,7 @@ CARD_STYLE = """
 .record figure { margin:0 0 10px; }
 .record img { display:block; max-width:100%; height:auto; border-radius:6px; background:#fff; border:1px solid var(--rule); }
 .record figcaption { font-size:.74rem; color:var(--quiet); margin-top:2px; }
-.turn { margin:0 0 8px; font-size:.9rem; white-space:pre-wrap; overflow-wrap:anywhere; }
+.turn { margin:0 0 6px; font-size:.9rem; white-space:pre-wrap; overflow-wrap:anywhere; }
 .turn b { display:block; font-size:.72rem; font-weight:600; color:var(--quiet); }
 .turn.assistant { border-left:3px solid var(--accent); padding-left:9px; }
 .truth { font-size:.84rem; color:var(--right); margin:0; overflow-wrap:anywhere; }
@@ -42,11 +42,11 @@ def draw_picture(view: PictureView) -> str:
 
 
 def _part(part: PartView, pictures: tuple[PictureView, ...], role: str | None) -> str:
+    name = "" if role is None else f"<b>{escape(role)}</b>"
     if part.picture is not None:
-        return draw_picture(pictures[part.picture])
+        return (f'<p class="turn">{name}</p>' if name else "") + draw_picture(pictures[part.picture])
     if not part.text:
         return ""
-    name = "" if role is None else f"<b>{escape(role)}</b>"
     kind = " assistant" if part.role == "assistant" else ""
     return f'<p class="turn{kind}">{name}{_text(part.text)}</p>'
 
