@@ -24,13 +24,13 @@ class Spread:
     """How a figure is spread over records or pictures."""
 
     n: int
-    total: float
+    total: int | float
     mean: float
-    least: float
-    p5: float
-    p50: float
-    p95: float
-    most: float
+    least: int | float
+    p5: int | float
+    p50: int | float
+    p95: int | float
+    most: int | float
     histogram: Histogram
 
 

@@ -97,7 +97,10 @@ class RecordReader:
         """
         tally.num_read += 1
         for extension, data in members.items():
-            tally.bytes_of[_kind_of_member(extension)] += len(data)
+            kind = _kind_of_member(extension)
+            tally.bytes_of[kind] += len(data)
+            if kind == "ignored":  # such as 2.txt: no reader looks for more than one text
+                tally.ignored[extension.rsplit(".", 1)[-1]] += 1
         try:
             record = parse_record(key, members, self.as_questions)
         except BadRecord as error:

@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     if args.html is not None:
         require_writable(args.html.parent, "--html")
     with collector_paused():
-        from data.doctor import Options, examine
+        from data.doctor.examine import Options, examine
         from vlm.data_report.layout import read_reading
         from vlm.data_report.text import as_text
         from vlm.training.progress import progress

@@ -19,10 +19,10 @@ def draw_histogram(title: str, figure: Spread) -> str:
     # Bars of one whole number each have it under their middle.
     is_whole = histogram.edges[1] - low == 1 and isinstance(figure.least, int)
 
-    def x_of(value: float) -> float:
+    def x_of(value: int | float) -> float:
         return LEFT + (min(max(value, low), high) - low) / (high - low) * (WIDTH - LEFT - RIGHT)
 
-    def y_of(count: float) -> float:
+    def y_of(count: int | float) -> float:
         return TOP + (1 - count / most) * (floor - TOP)
 
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">']
@@ -57,7 +57,7 @@ def draw_histogram(title: str, figure: Spread) -> str:
     return f'<figure class="chart">{caption}{"".join(parts)}</figure>'
 
 
-def brief(value: float) -> str:
+def brief(value: int | float) -> str:
     """`12k`, for an axis."""
     for size, sign in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
         if abs(value) >= size:

@@ -27,7 +27,7 @@ def lines_of(text: str, width: int) -> list[str]:
     return lines
 
 
-def short(value: float) -> str:
+def short(value: int | float) -> str:
     """`12,345`, `0.37`: three or more digits that count."""
     if float(value).is_integer():
         return f"{value:,.0f}"
@@ -36,7 +36,7 @@ def short(value: float) -> str:
     return f"{value:.{max(1, 2 - math.floor(math.log10(abs(value) or 1)))}f}"
 
 
-def size_of(num_bytes: float) -> str:
+def size_of(num_bytes: int | float) -> str:
     """`1.2 MiB`."""
     units, place = ("bytes", "KiB", "MiB", "GiB", "TiB"), 0
     while num_bytes >= 1024 and place < len(units) - 1:
