@@ -26,7 +26,7 @@ def draw_histogram(title: str, figure: Spread) -> str:
         return TOP + (1 - count / most) * (floor - TOP)
 
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">']
-    for count in ticks(0, most, 4):
+    for count in ticks(0.0, float(most), 4):
         y = y_of(count)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         if count == int(count):
@@ -43,7 +43,7 @@ def draw_histogram(title: str, figure: Spread) -> str:
             f'<rect class="{kind}" x="{left + gap / 2:.2f}" y="{y_of(count):.2f}" width="{right - left - gap:.2f}" '
             f'height="{floor - y_of(count):.2f}"><title>{upto}: {count:,}</title></rect>'
         )
-    for value in ticks(low, high - is_whole, 6):
+    for value in ticks(low, high - 1.0 * is_whole, 6):
         if is_whole and value != int(value):
             continue
         x = x_of(value + 0.5 * is_whole)

@@ -34,10 +34,11 @@ table { border-collapse:collapse; width:100%; font-size:.86rem; font-variant-num
 th { font-weight:600; text-align:right; padding:6px 8px; border-bottom:1px solid var(--rule); }
 td { text-align:right; padding:6px 8px; border-bottom:1px solid var(--rule); white-space:nowrap; }
 th:first-child, td:first-child { text-align:left; padding-left:0; }
-td.words { text-align:left; white-space:normal; overflow-wrap:anywhere; }
+td.words { text-align:left; white-space:normal; overflow-wrap:anywhere; min-width:9em; }
 tr:last-child td { border-bottom:0; }
 .charts { grid-template-columns:repeat(auto-fit,minmax(min(100%,300px),1fr)); }
 .charts .card { padding:14px 16px; }
+.charts figcaption small { display:block; margin:0; } .charts .target { stroke:var(--ink); }
 .bar { fill:var(--series-1); opacity:.85; } .bar.rest { fill:var(--series-2); }
 .state { font-weight:620; margin:18px 0 0; overflow-wrap:anywhere; }
 .state.passed { color:var(--right); } .state.failed { color:var(--wrong); }
@@ -70,8 +71,8 @@ def draw_page(found: Findings, paths: Sequence[str], tokenizer: str, encoder: st
     if found.faults.total or found.warnings.total:
         flaws = _flaws(found.faults, "fault") + _flaws(found.warnings, "warning")
         sections.append(
-            '<section><h2>Faults and warnings</h2><p class="quiet">Training refuses a shard with a fault and leaves out such '
-            f'a record; what is warned of it takes as it is.</p><div class="card">{flaws}</div></section>'
+            '<section><h2>Faults and warnings</h2><p class="quiet">Training refuses a shard with a fault, and leaves out a '
+            f'record with one. A warning is worth a look.</p><div class="card">{flaws}</div></section>'
         )
     sections.append(_contents(found))
     hints = "".join(f"<li>{_text(note)}</li>" for note in notes(found))

@@ -7,7 +7,7 @@ from data.doctor.findings import Findings
 from data.doctor.flaws import Flaws
 from vlm.data_report.words import counted, plain, short, size_of
 
-NAMED = 20  # flaws of one reason on the page; --json names all
+NAMED = {"faults": 20, "warnings": 5}  # of one reason on the page; --json names all
 LINE = 118
 MESSAGE = 300  # characters of a fault's message
 
@@ -122,14 +122,14 @@ def _flaws(title: str, flaws: Flaws) -> list[str]:
     for reason, count in flaws.counts.most_common():
         lines.append(f"{title}: {count:,} x {reason}")
         named = flaws.named[reason]
-        for shard, of_shard in groupby(named[:NAMED], lambda flaw: flaw.shard):
+        for shard, of_shard in groupby(named[: NAMED[title]], lambda flaw: flaw.shard):
             lines.append(f"  {plain(shard)}")
             for flaw in of_shard:
                 key = "" if flaw.key is None or repr(flaw.key) in flaw.message else f"key {flaw.key!r}: "
                 lines.append(f"      {plain(key + flaw.message, MESSAGE)}")
-        if count > NAMED:
+        if count > NAMED[title]:
             rest = "--json names all" if len(named) == count else f"--json names {len(named):,}"
-            lines.append(f"  and {count - min(NAMED, len(named)):,} more; {rest}")
+            lines.append(f"  and {count - min(NAMED[title], len(named)):,} more; {rest}")
     return lines
 
 

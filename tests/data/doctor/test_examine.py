@@ -252,7 +252,7 @@ def test_what_is_suspicious_is_warned_of_by_key(look: Examine, tmp_path: Path, m
     assert found.ignored == {".npy": 1, ".pkl": 1, ".txt": 1}
     assert found.packing is not None
     assert found.packing.too_long == 1
-    assert found.duplicates.shared_pictures == 1
+    assert found.duplicates.shared_pictures == 5  # of numbers 3, 4, 6, 7 and 8
 
 
 def test_kinds_are_told_apart_and_questions_by_their_fields(
