@@ -27,6 +27,7 @@ from data.sample import Question, Sample
 from data.tokenizer import Tokenizer
 
 DECODED = 1000  # records whose pictures are decoded where not all are
+RECORDS_PER_BEAT = 50  # after so many a worker says how far it is, and hears that it is to stop
 LARGE_BYTES, MANY_RECORDS = 256 * 2**20, 5000  # from here on the work is worth a progress bar
 
 # Called with what is done and how much there is; gives what is called with (done, total).
@@ -179,6 +180,8 @@ def read_part(options: Options, part: Part, beat: Callable[[int], None]) -> Tall
                 tally.faults.add(path, None, "changed", "changed while it was examined; start again")
                 return tally
             for place, span in enumerate(_spans(file.fileno(), part)):
+                if place % RECORDS_PER_BEAT == 0:
+                    beat(min(RECORDS_PER_BEAT, part.stretch.count - place))
                 if span.key in part.broken:  # its shard's faults name it
                     tally.num_read += 1
                     tally.num_bad += 1
@@ -189,7 +192,6 @@ def read_part(options: Options, part: Part, beat: Callable[[int], None]) -> Tall
                     tally.samples.append(view_record(str(path), record))
     except OSError as error:
         tally.faults.add(path, None, "cannot be read", f"cannot be read: {error.strerror}")
-    beat(part.stretch.count)
     return tally
 
 

@@ -159,7 +159,7 @@ def test_what_is_found_here_is_what_training_refuses(
     wholes = [long_names.read_bytes(), shard(count=4).read_bytes(), shard("c.tar", count=1).read_bytes()]
     chance = random.Random(0)
     refused = 0
-    for case in range(1200):
+    for case in range(500):
         data = bytearray(wholes[case % 3])
         for _ in range(chance.randint(1, 3)):
             blocks = len(data) // BLOCK
@@ -194,4 +194,4 @@ def test_what_is_found_here_is_what_training_refuses(
         refused += index is None
         if index is not None:
             assert [list(span.members) for span in spans] == index.members, f"case {case}"
-    assert 200 < refused < 1100  # both outcomes were tried
+    assert 100 < refused < 450  # both outcomes were tried
