@@ -35,9 +35,9 @@ class Marks:
     escape: Callable[[str], str]
 
 
-# For a file; for a terminal (bold green, faint); for a page.
+# For a file; for a terminal (bold green; slots faint, which would end the bold of what is around them); for a page.
 WRITTEN = Marks(("[", "]"), ("", ""), ("", ""), "|", plain)
-COLOURED = Marks(("\x1b[1;32m", "\x1b[0m"), ("", ""), ("\x1b[2m", "\x1b[22m"), "\x1b[2m|\x1b[22m", plain)
+COLOURED = Marks(("\x1b[1;32m", "\x1b[0m"), ("", ""), ("\x1b[2m", "\x1b[22m"), "|", plain)
 DRAWN = Marks(
     ('<b class="loss">', "</b>"),
     ('<span class="special">', "</span>"),
