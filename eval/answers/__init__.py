@@ -5,7 +5,13 @@ docs/metrics.md names the rule and the source of each reader.
 """
 
 from eval.answers.boxes import CONVENTIONS, parse_boxes
-from eval.answers.choices import infer_choice, parse_choice_mmmu, parse_first_letter, parse_leading_letter, parse_scienceqa
+from eval.answers.choices import (
+    infer_choice,
+    parse_choice_mmmu,
+    parse_first_letter,
+    parse_leading_letter,
+    parse_scienceqa,
+)
 from eval.answers.lines import first_line, parse_yes_no, yes_no
 from eval.answers.mathvista import extract_mathvista, normalize_mathvista
 from eval.answers.open_answers import match_open_mmmu, parse_counts, parse_open_mmmu

@@ -48,7 +48,9 @@ def parse_boxes(
     if convention == "square" and image_size is None:
         raise ValueError("boxes of a square-padded picture need image_size (width, height) to take the padding off")
     if seen_size is not None and (image_size is None or convention not in ("xyxy", "xywh")):
-        raise ValueError(f"seen_size scales pixels to those of image_size; got convention {convention!r}, no image_size")
+        raise ValueError(
+            f"seen_size scales pixels to those of image_size; got convention {convention!r}, no image_size"
+        )
     for name, size in (("image_size", image_size), ("seen_size", seen_size)):
         if size is not None and (len(size) != 2 or min(size) <= 0):
             raise ValueError(f"{name} must be a width and a height above 0, got {list(size)}")

@@ -63,9 +63,7 @@ def _option(extraction: Any, choices: Sequence[str] | None, ignore_empty: bool) 
     return min(choices, key=lambda choice: edit_distance(text, choice))
 
 
-def extract_mathvista(
-    response: str, choices: Sequence[str] | None, question_type: str, answer_type: str
-) -> str | None:
+def extract_mathvista(response: str, choices: Sequence[str] | None, question_type: str, answer_type: str) -> str | None:
     """The answer within a response, by rules alone; None where the official script would ask a language model.
 
     First the official short cuts: the response is an option, an integer or a float; or it says `The answer is "..."`.

@@ -23,8 +23,8 @@ def gqa_accuracy(prediction: str, answer: str) -> float:
 
 
 def _bare(text: str) -> str:
-    # numpy, in which the harness compares, drops zero bytes at the end of a string.
-    return text.lower().translate(_NO_PUNCTUATION).rstrip("\0")
+    # The harness compares in numpy arrays: "İ" in lower case is one sign longer, and what no longer fits is cut off.
+    return text.lower()[: len(text)].translate(_NO_PUNCTUATION).rstrip("\0")
 
 
 def anls(
@@ -167,7 +167,11 @@ def math_equal(prediction: str, target: str) -> float:
     try:
         from math_verify import parse, verify
     except ImportError as error:
-        raise ValueError(f"math equality needs the package math-verify ({error}); pip install 'conceptvlm[eval]'") from error
-    limit: Any = 5 if threading.current_thread() is threading.main_thread() else None  # its alarm signal needs the main one
+        raise ValueError(
+            f"math equality needs the package math-verify ({error}); pip install 'conceptvlm[eval]'"
+        ) from error
+    limit: Any = (
+        5 if threading.current_thread() is threading.main_thread() else None
+    )  # its alarm signal needs the main one
     read = [parse(text, parsing_timeout=limit) for text in (target, prediction)]
     return float(verify(*read, timeout_seconds=limit))
