@@ -12,7 +12,18 @@ from typing import Any
 
 from eval.metrics.figures import yes_no_figures
 
-MME_PERCEPTION = tuple("existence count position color posters celebrity scene landmark artwork OCR".split())
+MME_PERCEPTION = (
+    "existence",
+    "count",
+    "position",
+    "color",
+    "posters",
+    "celebrity",
+    "scene",
+    "landmark",
+    "artwork",
+    "OCR",
+)
 MME_COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
 CIRCULAR_STEP = 1_000_000  # MMBench: index % 1e6 names the question, the rest its rotation
 

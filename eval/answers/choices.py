@@ -10,7 +10,7 @@ _REFUSALS = (
     "I'm sorry, but without the image provided",
     "Cannot determine the answer",
 )
-_BLANK_MARKS = str.maketrans({mark: " " for mark in ".()[],:;!*#{}"})
+_BLANK_MARKS = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 _FROM_THE_END = 5  # a lone letter must be among the last five words
 _SCIENCEQA_LETTERS = "ABCDE"
 

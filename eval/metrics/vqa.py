@@ -17,13 +17,14 @@ _MARKS = ';/[]"{}()=+\\_-><@`,?!'
 _DIGIT_COMMA_DIGIT = re.compile(r"\d,\d")
 _PERIOD = re.compile(r"\.(?!\d)")
 _MOST_PERIODS = 32  # the official code passes re.UNICODE (32) where the count belongs
-_NUMBERS = dict(zip("zero one two three four five six seven eight nine ten".split(), map(str, range(11)), strict=True))
-_NUMBERS["none"] = "0"
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
-_TEENS = "eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
-_NIAH_NUMBERS = {word: digits for word, digits in _NUMBERS.items() if word != "none"}
-_NIAH_NUMBERS |= {word: str(number) for number, word in enumerate(_TEENS, start=11)}
-_NIAH_NUMBERS |= {word: str(10 * tens) for tens, word in enumerate(_TENS, start=2)}
+_UP_TO_NINETEEN = """
+zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
+eighteen nineteen
+"""
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_NIAH_NUMBERS = {word: str(number) for number, word in enumerate(_UP_TO_NINETEEN.split())}
+_NUMBERS = {word: digits for word, digits in _NIAH_NUMBERS.items() if int(digits) <= 10} | {"none": "0"}
+_NIAH_NUMBERS |= {word: str(10 * tens) for tens, word in enumerate(_TENS.split(), start=2)}
 _ARTICLES = frozenset(("a", "an", "the"))
 
 
