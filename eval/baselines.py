@@ -8,25 +8,26 @@ from eval.plan import Asked
 
 Metric = Callable[[str, Sequence[str]], float]
 SEED = 20260117
-DRAWS = 50  # answers of other questions drawn for each question
-METRIC_CALLS = 300_000  # bounds the search for the best constant answer: about 2 s of word F1
+DRAWS = 50  # answers of other questions drawn for each question, fewer for more than 6,000 questions
+METRIC_CALLS = 300_000  # bounds the draws, and the search for the best constant answer: about 2 s of word F1
 
 
 def chance(asked: Sequence[Asked], metric: Metric) -> float:
     """The expected score without knowledge.
 
     Choose: a choice drawn at random. Generate: the right answer of another question, drawn at random (fixed seed, 50
-    draws for each question); 0 where there is no other question.
+    draws for each question, 300,000 in all); 0 where there is no other question.
     """
     if asked[0].choices:
         return sum(1 / len(question.choices) for question in asked) / len(asked)
     if len(asked) == 1:
         return 0.0
     rng = random.Random(SEED)
+    draws = max(1, min(DRAWS, METRIC_CALLS // len(asked)))
     total = 0.0
     for place, question in enumerate(asked):
-        others = [other + (other >= place) for other in rng.choices(range(len(asked) - 1), k=DRAWS)]
-        total += sum(metric(asked[other].targets[0], question.targets) for other in others) / DRAWS
+        others = [other + (other >= place) for other in rng.choices(range(len(asked) - 1), k=draws)]
+        total += sum(metric(asked[other].targets[0], question.targets) for other in others) / draws
     return total / len(asked)
 
 
