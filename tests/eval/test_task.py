@@ -1,7 +1,8 @@
 import pytest
 
 from data.sample import Part, Question
-from eval.task import Task, fault, fill_prompt, find_task, find_tasks, right_answers
+from eval.prompt import fill_prompt
+from eval.task import Task, fault, find_task, find_tasks, right_answers
 from eval.tasks import GROUPS, TASKS
 
 TEXT, PICTURE = Part(text="What is {this}?"), Part(image="0.png")
