@@ -15,8 +15,6 @@ from jaxtyping import Float64
 from eval.intervals import RESAMPLES, SEED, Interval, wilson
 from eval.outcome import Outcome
 
-_CHUNK = 1 << 22  # numbers held at once
-
 
 @dataclass(frozen=True)
 class Headline:
@@ -53,12 +51,11 @@ class Headline:
         value, num = float(self.figure(rows.sum(0))), len(rows)
         if not 0 <= value <= 1:
             raise ValueError(f"headline {self.name} is {value}; it must lie in [0, 1], and `scale` say what 1.0 means")
-        rng, share = np.random.default_rng(SEED), np.full(num, 1 / num)
-        per_chunk = max(1, _CHUNK // num)
+        rng = np.random.default_rng(SEED)
         drawn = []
-        for start in range(0, RESAMPLES, per_chunk):
-            times = rng.multinomial(num, share, size=min(per_chunk, RESAMPLES - start))
-            drawn += [float(self.figure(total)) for total in times @ rows]
+        for _ in range(RESAMPLES):
+            times = np.bincount(rng.integers(num, size=num), minlength=num)
+            drawn.append(float(self.figure(times @ rows)))
         if np.ptp(drawn) < 1e-12:
             return replace(wilson(value, num), rule="wilson over draws")
         low, high = np.quantile(drawn, [0.025, 0.975])
