@@ -92,7 +92,7 @@ def fill_prompt(prompt: str, content: tuple[Part, ...], slots: Mapping[str, str]
     parts = list(content)
     places = [i for i, part in enumerate(parts) if part.text is not None]
     if not places:
-        return (*parts, Part(text=before + after))
+        return (*parts, Part(text=(before + after).strip("\n")))
     if before:
         parts[places[0]] = Part(text=f"{before}{parts[places[0]].text}")
     if after and parts[-1].text is not None:

@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -51,6 +51,7 @@ class Prepared:
     pictures: int
     repeated_choices: int  # questions whose choices were told apart by a blank
     redrawn: int  # pictures that were neither JPEG, PNG nor WebP, and are PNG now
+    expected: int | None = None  # questions of the published split, where it is known
 
 
 def prepare(task: str, release: Path, benchmarks: Path, progress: Progress | None = None) -> Prepared:
@@ -61,11 +62,12 @@ def prepare(task: str, release: Path, benchmarks: Path, progress: Progress | Non
     """
     first, _, part = task.partition("/")
     module = f"eval.prepare.{first.replace('-', '_')}"
-    if not first.replace("-", "_").isidentifier() or find_spec(module) is None or first in ("release", "write"):
-        raise ValueError(f"task {task!r} has no converter; `vlm eval tasks` lists those that have one")
+    if not first.replace("-", "_").isidentifier() or find_spec(module) is None:
+        raise ValueError(f"task {task!r} has no converter {module}")
     converter = import_module(module)
     items = converter.read(Release(release, converter.NEEDS), part)
-    return write_benchmark(benchmarks / task, task, items, progress)
+    done = write_benchmark(benchmarks / task, task, items, progress)
+    return replace(done, expected=getattr(converter, "COUNTS", {}).get(part))
 
 
 def write_benchmark(folder: Path, task: str, items: Iterable[Item], progress: Progress | None = None) -> Prepared:

@@ -47,6 +47,10 @@ def run(args: argparse.Namespace) -> int:
             if told is not None:
                 told.end()
         print(f"{name}: {done.questions:,} questions, {done.pictures:,} pictures in {done.folder}")
+        if done.expected not in (None, done.questions):
+            print(
+                f"{name}: the published split has {done.expected:,} questions; a score on other ones is none of this benchmark"
+            )
         if done.repeated_choices:
             print(f"{name}: {done.repeated_choices} questions have a choice twice; the second has a blank at its end")
         if done.redrawn:
