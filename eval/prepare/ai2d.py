@@ -13,7 +13,7 @@ NEEDS = (
     "questions/*.json, images/ and abcImages/ of ai2d-all.zip with ai2d_test_ids.csv beside them; "
     "or data/test-*.parquet of lmms-lab/ai2d (for ai2d/no-mask: lmms-lab/ai2d-no-mask)"
 )
-COUNTS = {"": 3088, "no-mask": 3088}
+COUNTS = {"masked": 3088, "no-mask": 3088}
 
 
 def read(release: Release, part: str) -> Iterator[Item]:
@@ -22,7 +22,7 @@ def read(release: Release, part: str) -> Iterator[Item]:
     if found[0].suffix == ".parquet":
         yield from _of_parquet(found)
     else:
-        yield from _of_release(release, found, masked=part == "")
+        yield from _of_release(release, found, masked=part == "masked")
 
 
 def _of_release(release: Release, files: list[Path], masked: bool) -> Iterator[Item]:

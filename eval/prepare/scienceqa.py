@@ -11,7 +11,7 @@ NEEDS = (
     "problems.json, pid_splits.json and the pictures in test/ID/image.png or images/test/ID/image.png; "
     "or data/test-*.parquet of derek-thomas/ScienceQA"
 )
-COUNTS = {"": 4241, "image": 2017}
+COUNTS = {"test": 4241, "image": 2017}
 
 
 def read(release: Release, part: str) -> Iterator[Item]:
@@ -21,7 +21,7 @@ def read(release: Release, part: str) -> Iterator[Item]:
     )
     items = _of_parquet(found) if found[0].suffix == ".parquet" else _of_release(release, found[0])
     for item in items:
-        if part == "" or item.meta["image"]:
+        if part == "test" or item.meta["image"]:
             yield item
 
 

@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.util import find_spec
@@ -78,6 +79,7 @@ def write_benchmark(folder: Path, task: str, items: Iterable[Item], progress: Pr
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists; take it away to prepare {task} again")
+    made = [parent for parent in folder.parents if not parent.exists()]
     folder.parent.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -100,6 +102,9 @@ def write_benchmark(folder: Path, task: str, items: Iterable[Item], progress: Pr
         os.replace(new, folder)
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
+        with suppress(OSError):  # another benchmark may lie there by now
+            for parent in made:
+                parent.rmdir()
         raise
     return Prepared(folder, **counts)
 

@@ -13,9 +13,9 @@ TASKS: dict[str, Callable[[], Task]] = {
     "demo/caption": demo.caption,
     "demo/location": demo.location,
     # choices: eval/tasks/choice.py
-    "ai2d": choice.ai2d,
+    "ai2d/masked": choice.ai2d,
     "ai2d/no-mask": choice.ai2d_no_mask,
-    "scienceqa": choice.scienceqa,
+    "scienceqa/test": choice.scienceqa,
     "scienceqa/image": choice.scienceqa_image,
     "mmmu/val": choice.mmmu,
     "mmmu-pro/standard": choice.mmmu_pro_standard,

@@ -40,7 +40,7 @@ REASONED_TOKENS = 512  # answers that may think before they choose
 
 def ai2d() -> Task:
     """AI2D, test (arXiv 1603.07396): diagrams whose labels are masked by the letters asked for. Score: accuracy."""
-    return _letters("ai2d", parse_leading_letter, "chart and text")
+    return _letters("ai2d/masked", parse_leading_letter, "chart and text")
 
 
 def ai2d_no_mask() -> Task:
@@ -50,7 +50,7 @@ def ai2d_no_mask() -> Task:
 
 def scienceqa() -> Task:
     """ScienceQA, test (arXiv 2209.09513), with and without pictures. Score: accuracy; also by subject, context and grade."""
-    return _scienceqa("scienceqa")
+    return _scienceqa("scienceqa/test")
 
 
 def scienceqa_image() -> Task:
@@ -101,11 +101,13 @@ def mmstar() -> Task:
         parse_first_letter,
         "comprehensive",
         headline=mean_over(lambda one: f"{one.category}/{one.truth.meta.get('l2')}", "mean over 18 axes"),
-        summary=lambda found: mmstar_scores(
-            [one.score for one in found],
-            [one.category or "" for one in found],
-            [str(one.truth.meta.get("l2")) for one in found],
-        ),
+        summary=lambda found: {
+            "axes": mmstar_scores(
+                [one.score for one in found],
+                [one.category or "" for one in found],
+                [str(one.truth.meta.get("l2")) for one in found],
+            )
+        },
     )
 
 

@@ -60,6 +60,10 @@ def test_every_listed_task_carries_its_name() -> None:
     assert {name: function().name for name, function in TASKS.items()} == {name: name for name in TASKS}
 
 
+def test_no_task_lies_in_the_folder_of_another() -> None:
+    assert not [(one, other) for one in TASKS for other in TASKS if other.startswith(f"{one}/")]
+
+
 def test_the_group_demo_is_the_five_tasks_of_the_score_table() -> None:
     names = ["demo/unseen-style", "demo/held-out-category", "demo/presence", "demo/counting", "demo/caption"]
     assert [task.name for task in find_tasks("demo")] == names == list(GROUPS["demo"])
