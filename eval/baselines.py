@@ -12,6 +12,7 @@ from eval.truth import Truth
 
 SEED = 20260117
 DRAWS = 50  # answers of other questions drawn for each question
+GUESSES = 100_000  # bounds the draws of all questions, where the score is not their mean
 METRIC_CALLS = 300_000  # bounds the search for the best constant answer: about 2 s of word F1
 
 
@@ -28,13 +29,14 @@ def chance(asked: Sequence[Asked], task: Task) -> float:
 
     Choose: a choice drawn at random. Generate: one of the task's guesses, or else the right answer of another question,
     drawn at random (fixed seed, 50 draws for each question); 0 where there is no other question. Where the score is not
-    the mean over questions: its mean over 50 such draws of all.
+    the mean over questions: its mean over up to 50 such draws of all.
     """
     rng = random.Random(SEED)
     if task.headline is None:
         return sum(_expected(place, asked, task, rng) for place in range(len(asked))) / len(asked)
-    worlds = ([_drawn(place, asked, task, rng) for place in range(len(asked))] for _ in range(DRAWS))
-    return sum(_figure(asked, task, guesses) for guesses in worlds) / DRAWS
+    open_to = [_choices_of_guesser(one.truth, asked, task, rng) for one in asked]
+    worlds = max(10, min(DRAWS, GUESSES // len(asked)))
+    return sum(_figure(asked, task, [rng.choice(guesses) for guesses in open_to]) for _ in range(worlds)) / worlds
 
 
 def majority(asked: Sequence[Asked], task: Task) -> float:
@@ -82,12 +84,15 @@ def _expected(place: int, asked: Sequence[Asked], task: Task, rng: random.Random
     return sum(task.metric(targets[0], truth) for targets in said if targets) / DRAWS
 
 
-def _drawn(place: int, asked: Sequence[Asked], task: Task, rng: random.Random) -> Guess:
-    truth = asked[place].truth
+def _choices_of_guesser(truth: Truth, asked: Sequence[Asked], task: Task, rng: random.Random) -> list[Guess]:
+    """Among what somebody draws who knows nothing, with the score of each."""
     if task.mode == "choose":
-        return _placing(rng.randrange(len(truth.choices)))(truth)
-    guesses = _guesses(truth, task) or asked[rng.randrange(len(asked))].truth.targets
-    return _saying(rng.choice(guesses), task)(truth) if guesses else Guess(None, 0.0)
+        return [_placing(place)(truth) for place in range(len(truth.choices))]
+    texts: Sequence[str] = _guesses(truth, task)
+    if not texts:
+        others = rng.choices(asked, k=DRAWS)
+        texts = [other.truth.targets[0] for other in others if other.truth.targets]
+    return [_saying(text, task)(truth) for text in texts] or [Guess(None, 0.0)]
 
 
 def _guesses(truth: Truth, task: Task) -> Sequence[str]:

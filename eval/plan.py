@@ -92,7 +92,7 @@ def make_plan(task: Task, fingerprint: str, blind_limit: int | None) -> Plan:
         questions=questions,
         asked=tuple(_choose_blind(asked, blind_limit)),
         fingerprint=fingerprint,
-        prompt_hash=_digest(_how_asked(task)),
+        prompt_hash=prompt_hash(task),
         questions_hash=everything.hexdigest()[:32],
         skipped=tuple(getattr(questions, "skipped", ())),
     )
@@ -129,11 +129,14 @@ def _choose_blind(asked: Sequence[Asked], limit: int | None) -> Iterator[Asked]:
         yield question if question.id in kept else replace(question, blind_key=None)
 
 
-def _how_asked(task: Task) -> list[object]:
+def prompt_hash(task: Task) -> str:
+    """Changes with how questions are asked: prompt, mode, rule, length of the answer."""
     how: list[object] = [task.mode, task.prompt, task.max_new_tokens if task.mode == "generate" else None]
     if task.open_prompt:
         how.append(task.open_prompt)
-    return how if task.mode == "generate" or task.rule == "sum" else [*how, RULES[task.rule]]
+    if task.mode == "choose" and task.rule != "sum":
+        how.append(RULES[task.rule])
+    return _digest(how)
 
 
 def _answer_key(task: Task, prompted: Question, fingerprint: str) -> str:

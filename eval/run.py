@@ -1,8 +1,8 @@
 """Put a task to a model and score it: answer -> predictions.jsonl -> extract -> score.
 
 In: a Task and an Answerer. Out: a Result; beside it, in FOLDER/<task name>/, every answer (predictions.jsonl),
-what was run (run.json) and the result with its details (result.json). Answers are written as they come, so a killed
-run goes on where it stopped, and `rescore` needs no model.
+what was run (run.json), what was asked and is true (asked.jsonl), and the result with its details (result.json). Answers
+are written as they come, so a killed run goes on where it stopped; `rescore` needs no model, `rescore_kept` no questions.
 """
 
 import json
@@ -16,6 +16,7 @@ from typing import Any
 from data.sample import BadRecord, Question
 from eval.outcome import Outcome
 from eval.plan import Asked, Plan, make_plan
+from eval.plan_file import read_plan, write_plan
 from eval.predictions import FILE_NAME, Prediction, PredictionWriter, read_predictions, task_folder, write_atomically
 from eval.score import Result, outcomes, score
 from eval.task import Answer, Answerer, Task, TokenCounter
@@ -51,6 +52,7 @@ def evaluate(
     place = task_folder(folder, task.name)
     plan = make_plan(task, answerer.fingerprint(), blind_limit)
     seconds = _seconds_before(place, plan.fingerprint)
+    write_plan(place, plan)
     _write_run(place, plan, blind_limit, seconds)
     began = time.monotonic()
     _answer(plan, answerer, place / FILE_NAME, batch_size, progress)
@@ -73,6 +75,23 @@ def read_outcomes(folder: str | Path, task: Task, blind: bool = False) -> list[O
     """How each question of a finished run went, for reports and error analysis."""
     place, _, plan = _reopen(folder, task)
     return outcomes(plan, read_predictions(place / FILE_NAME), blind)
+
+
+def rescore_kept(folder: str | Path, task: Task) -> Result:
+    """Like `rescore`, but by the right answers of the time of the run: needs neither questions nor pictures.
+
+    Raises:
+        ValueError: nothing was run there, the run is not finished, or the task asks in another way now.
+    """
+    place = task_folder(folder, task.name)
+    run = _read_run(place)
+    return _score(place, read_plan(place, task), None if run is None else run["seconds"])
+
+
+def kept_outcomes(folder: str | Path, task: Task, blind: bool = False) -> list[Outcome]:
+    """Like `read_outcomes`, by the right answers of the time of the run: needs neither questions nor pictures."""
+    place = task_folder(folder, task.name)
+    return outcomes(read_plan(place, task), read_predictions(place / FILE_NAME), blind)
 
 
 def _answer(plan: Plan, answerer: Answerer, path: Path, batch_size: int, progress: Progress | None) -> None:
@@ -162,7 +181,7 @@ def _check_count(name: str, what: str, got: int, needed: int, of: str) -> None:
         raise ValueError(f"{name} gave {got} {what}; {needed} {of} need one each")
 
 
-def _score(place: Path, plan: Plan, seconds: float) -> Result:
+def _score(place: Path, plan: Plan, seconds: float | None) -> Result:
     result = score(plan, read_predictions(place / FILE_NAME), seconds)
     write_atomically(place / "result.json", json.dumps(asdict(result), indent=2, ensure_ascii=False) + "\n")
     return result

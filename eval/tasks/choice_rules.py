@@ -10,6 +10,7 @@ from eval.answers import (
     parse_choice_mmmu,
     parse_leading_letter,
     parse_open_mmmu,
+    parse_scienceqa,
 )
 from eval.group_scores import circular_scores
 from eval.metrics import gqa_accuracy
@@ -32,6 +33,21 @@ def read_mmmu(text: str, truth: Truth) -> str | None:
     if truth.choices:
         return parse_choice_mmmu(text, truth.lettered)
     return text.strip() or None
+
+
+def read_mmmu_pro(text: str, truth: Truth) -> str | None:
+    """A letter, by MMMU-Pro's own variant of MMMU's reader."""
+    return parse_choice_mmmu(text, truth.lettered, "pro")
+
+
+def read_scienceqa(text: str, truth: Truth) -> str | None:
+    """A letter, by LLaVA's reader, blanks at both ends aside."""
+    return parse_scienceqa(text.strip(), len(truth.choices))
+
+
+def same_text(answer: str, truth: Truth) -> float:
+    """1 if the answer is the right text, blanks at both ends aside."""
+    return float(answer.strip() == truth.targets[0].strip())
 
 
 def score_mmmu(answer: str, truth: Truth) -> float:

@@ -1,5 +1,6 @@
 """By what choices are ranked, and what is counted beside the score."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from data.sample import Part, Question
-from eval.headline import all_right
+from eval.headline import all_right, mean_over
 from eval.run import evaluate, read_outcomes, rescore
 from eval.task import Answer, Task, with_rule
 from eval.truth import letter_match, letters
@@ -138,3 +139,15 @@ def test_an_answer_that_is_no_answer_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match=r"Odd.generate gave 3 as an answer; it must be an eval\.task\.Answer"):
         evaluate(TASK, Odd(), tmp_path)
+
+
+@pytest.mark.long
+def test_ten_thousand_choices_score_in_a_fraction_of_a_minute(tmp_path: Path) -> None:
+    """Beyond the model's own time; the slowest headline, with its chance and interval. 8 s of one core when written."""
+    questions = [replace(asked(number), category=f"c{number % 20}") for number in range(10_000)]
+    headline = mean_over(lambda one: one.category or "", "mean over 20 kinds")
+    began = time.process_time()
+    task = replace(LETTERS, questions=lambda: questions, headline=headline)
+    result = evaluate(task, Writer(*("ABC" * 3334)), tmp_path)
+    assert (result.score, result.n) == (1.0, 10_000)
+    assert time.process_time() - began < 60

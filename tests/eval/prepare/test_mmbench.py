@@ -4,6 +4,9 @@ from typing import Any
 
 import pytest
 
+from eval.task import find_task
+from vlm.commands.eval import limited
+
 STEP = 1_000_000
 
 
@@ -55,6 +58,16 @@ def test_a_question_is_right_only_if_all_its_rotations_are(release: Any, shown: 
     _, model = release.ask("mmbench/dev-en", said, prompt="official")
     assert shown(model.asked["8"]) == (
         "[2]Question: Which, 8?\nOptions:\nA. p\nB. q\nPlease select the correct answer from the options above."
+    )
+
+
+def test_a_limit_keeps_questions_with_all_their_rotations(bench: Any, picture: Callable[..., bytes]) -> None:
+    image = base64.b64encode(picture(1)).decode()
+    bench.table("MMBench_DEV_EN_V11.tsv", [row(index, image, "xyz", "B") for index in range(10)])
+    bench.prepare("mmbench/dev-en-v11")
+    asked = limited(find_task("mmbench/dev-en-v11"), 7).questions()
+    assert sorted(question.id for question in asked) == sorted(
+        str(index + turn * STEP) for index in (0, 5) for turn in range(3)
     )
 
 
