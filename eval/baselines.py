@@ -11,9 +11,9 @@ from eval.task import Task
 from eval.truth import Truth
 
 SEED = 20260117
-DRAWS = 50  # answers of other questions drawn for each question
+DRAWS = 50  # answers of other questions drawn for each question, fewer for more than 6,000 questions
 GUESSES = 100_000  # bounds the draws of all questions, where the score is not their mean
-METRIC_CALLS = 300_000  # bounds the search for the best constant answer: about 2 s of word F1
+METRIC_CALLS = 300_000  # bounds the draws, and the search for the best constant answer: about 2 s of word F1
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ def chance(asked: Sequence[Asked], task: Task) -> float:
     """The expected score without knowledge.
 
     Choose: a choice drawn at random. Generate: one of the task's guesses, or else the right answer of another question,
-    drawn at random (fixed seed, 50 draws for each question); 0 where there is no other question. Where the score is not
+    drawn at random (fixed seed, 50 draws for each question, 300,000 in all); 0 where there is no other question. Where the score is not
     the mean over questions: its mean over up to 50 such draws of all.
     """
     rng = random.Random(SEED)
@@ -79,9 +79,10 @@ def _expected(place: int, asked: Sequence[Asked], task: Task, rng: random.Random
         return sum(task.metric(guess, truth) for guess in guesses) / len(guesses)
     if len(asked) == 1:
         return 0.0
-    others = [other + (other >= place) for other in rng.choices(range(len(asked) - 1), k=DRAWS)]
+    draws = max(1, min(DRAWS, METRIC_CALLS // len(asked)))
+    others = [other + (other >= place) for other in rng.choices(range(len(asked) - 1), k=draws)]
     said = [asked[other].truth.targets for other in others]
-    return sum(task.metric(targets[0], truth) for targets in said if targets) / DRAWS
+    return sum(task.metric(targets[0], truth) for targets in said if targets) / draws
 
 
 def _choices_of_guesser(truth: Truth, asked: Sequence[Asked], task: Task, rng: random.Random) -> list[Guess]:
@@ -90,7 +91,7 @@ def _choices_of_guesser(truth: Truth, asked: Sequence[Asked], task: Task, rng: r
         return [_placing(place)(truth) for place in range(len(truth.choices))]
     texts: Sequence[str] = _guesses(truth, task)
     if not texts:
-        others = rng.choices(asked, k=DRAWS)
+        others = rng.choices(asked, k=max(1, min(DRAWS, METRIC_CALLS // len(asked))))
         texts = [other.truth.targets[0] for other in others if other.truth.targets]
     return [_saying(text, task)(truth) for text in texts] or [Guess(None, 0.0)]
 

@@ -27,7 +27,7 @@ _PLAIN_TOKEN = re.compile(
     r"|[^\W_]+(?=n't\b)|n't\b|'(?:s|m|d|re|ve|ll)\b"  # do n't, it 's
     r"|[od]'[^\W_]+"  # o'clock
     r"|[^\W_]+(?:[-.,:/_&][^\W_]+)*"  # t-shirt, 5.5, 10:30
-    r"|--+|\.{3}|\S"
+    r"|--+|\.{3}|[!?]{2,}|\S"
 )
 
 Captions = Mapping[str, Sequence[str]]

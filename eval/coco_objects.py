@@ -79,7 +79,7 @@ couch: sofa, loveseat, love seat, futon, settee, sectional
 potted plant: houseplant, house plant, plant, flowerpot, flower pot, bonsai, fern
 bed: mattress, bunk bed, crib, cot
 dining table: table, desk, coffee table, kitchen table, picnic table, tabletop
-toilet: commode, urinal, toilet seat, latrine
+toilet: commode, urinal, latrine
 tv: television, television set, tv set, monitor, flat screen, flatscreen, computer screen
 laptop: laptop computer, notebook computer, macbook, netbook
 mouse: computer mouse
@@ -117,7 +117,13 @@ _ANIMALS = ("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "
 # Pairs of words that mean the second alone, or nothing of the 80 ("" for those).
 MEANT = (
     {f"{age} {animal}": animal for age in ("baby", "adult") for animal in _ANIMALS}
-    | {"passenger jet": "jet", "passenger train": "train", "passenger plane": "plane", "home plate": ""}
+    | {
+        "passenger jet": "jet",
+        "passenger train": "train",
+        "passenger plane": "plane",
+        "home plate": "",
+        "toilet seat": "toilet",
+    }
     | {"street light": "", "ski lift": "", "ski slope": "", "ski resort": "", "bottle cap": "", "cup holder": ""}
 )
 

@@ -28,7 +28,7 @@ MME_COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_transla
 CIRCULAR_STEP = 1_000_000  # MMBench: index % 1e6 names the question, the rest its rotation
 
 
-def category_scores(scores: Sequence[float], categories: Sequence[Hashable]) -> dict[str, Any]:
+def category_scores(scores: Sequence[float | int], categories: Sequence[Hashable]) -> dict[str, Any]:
     """Mean over all questions ("micro"), mean over the categories' means ("macro"), and each category's mean.
 
     BLINK (arXiv 2404.12390) reports macro over its 14 subtasks, SEED-Bench and MMMU micro.
@@ -63,7 +63,7 @@ def _pope(answers: Sequence[str | None], truths: Sequence[str]) -> dict[str, flo
     return {"accuracy": fmean(right), **figures}
 
 
-def mme_scores(hits: Sequence[float], tasks: Sequence[str], images: Sequence[Hashable]) -> dict[str, Any]:
+def mme_scores(hits: Sequence[float | int], tasks: Sequence[str], images: Sequence[Hashable]) -> dict[str, Any]:
     """MME (arXiv 2306.13394): points of each of the 14 tasks, and of perception (of 2000) and cognition (of 800).
 
     Every picture has two questions. A task's points are 100 * (share of questions right + share of pictures with both
@@ -94,7 +94,7 @@ def mme_scores(hits: Sequence[float], tasks: Sequence[str], images: Sequence[Has
 
 
 def circular_scores(
-    indices: Sequence[int], hits: Sequence[float], categories: Mapping[str, Sequence[str]] | None = None
+    indices: Sequence[int], hits: Sequence[float | int], categories: Mapping[str, Sequence[str]] | None = None
 ) -> dict[str, Any]:
     """Circular evaluation of MMBench (arXiv 2307.06281): a question is right only if all its rotations are.
 
@@ -135,7 +135,7 @@ def circular_scores(
 
 
 def hallusion_scores(
-    hits: Sequence[float],
+    hits: Sequence[float | int],
     categories: Sequence[str],
     subcategories: Sequence[str],
     sets: Sequence[Hashable],
@@ -158,7 +158,9 @@ def hallusion_scores(
     }
 
 
-def mmstar_scores(hits: Sequence[float], categories: Sequence[str], l2_categories: Sequence[str]) -> dict[str, Any]:
+def mmstar_scores(
+    hits: Sequence[float | int], categories: Sequence[str], l2_categories: Sequence[str]
+) -> dict[str, Any]:
     """MMStar (arXiv 2403.20330): each of six categories is the mean of its L2 categories, the average that of all 18."""
     l2 = _members(hits, list(zip(categories, l2_categories, strict=True)))
     means = {key: fmean(values) for key, values in l2.items()}
@@ -171,11 +173,11 @@ def mmstar_scores(hits: Sequence[float], categories: Sequence[str], l2_categorie
 
 
 def needle_scores(
-    scores: Sequence[float],
-    lengths: Sequence[float],
-    depths: Sequence[float],
-    length_bins: Sequence[float] = (1000, 2000, 4000, 8000, 12000, 16000, 24000, 32000, 40000, 48000, 64000),
-    depth_step: float = 0.2,
+    scores: Sequence[float | int],
+    lengths: Sequence[float | int],
+    depths: Sequence[float | int],
+    length_bins: Sequence[float | int] = (1000, 2000, 4000, 8000, 12000, 16000, 24000, 32000, 40000, 48000, 64000),
+    depth_step: float | int = 0.2,
 ) -> dict[str, Any]:
     """Mean score in each cell of context length and needle depth, as MM-NIAH draws them (arXiv 2406.07230).
 

@@ -58,7 +58,7 @@ def mmmu_subject(question_id: str) -> str:
     return subject
 
 
-def mmmu_scores(hits: Sequence[float], subjects: Sequence[str]) -> dict[str, Any]:
+def mmmu_scores(hits: Sequence[float | int], subjects: Sequence[str]) -> dict[str, Any]:
     """MMMU (arXiv 2311.16502): "overall" over all questions, and by subject and discipline, over their questions.
 
     On the validation split each subject has 30 questions, so the mean over subjects is the same.
@@ -75,14 +75,14 @@ def mmmu_scores(hits: Sequence[float], subjects: Sequence[str]) -> dict[str, Any
     return {"overall": found["micro"], "by_subject": found["by_category"], "by_discipline": by_discipline}
 
 
-def mmmu_pro_scores(standard: Sequence[float], vision: Sequence[float]) -> dict[str, float]:
+def mmmu_pro_scores(standard: Sequence[float | int], vision: Sequence[float | int]) -> dict[str, float]:
     """MMMU-Pro (arXiv 2409.02813): the mean of the setting with ten options and of that with the question in the picture."""
     if not standard or not vision:
         raise ValueError("MMMU-Pro is the mean of two settings; one of them has no questions")
     return {"standard": fmean(standard), "vision": fmean(vision), "overall": (fmean(standard) + fmean(vision)) / 2}
 
 
-def ocrbench_scores(hits: Sequence[float], kinds: Sequence[str]) -> dict[str, Any]:
+def ocrbench_scores(hits: Sequence[float | int], kinds: Sequence[str]) -> dict[str, Any]:
     """OCRBench (arXiv 2305.07895): right answers of 1,000, by kind, the six kinds of recognition also together.
 
     "share" divides by the questions that are there; the harness always divides by 1,000, also for a part of them.
@@ -110,7 +110,9 @@ def ocrbench_scores(hits: Sequence[float], kinds: Sequence[str]) -> dict[str, An
 
 
 def refcoco_scores(
-    predicted: Sequence[Sequence[float] | None], truths: Sequence[Sequence[float]], threshold: float = 0.5
+    predicted: Sequence[Sequence[float | int] | None],
+    truths: Sequence[Sequence[float | int]],
+    threshold: float | int = 0.5,
 ) -> dict[str, float]:
     """Share of expressions whose box overlaps the right one by IoU >= threshold (RefCOCO/+/g), and the mean IoU.
 

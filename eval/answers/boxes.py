@@ -27,8 +27,8 @@ _BOX = re.compile(rf"[\[(]{_N},{_N},{_N},{_N}[\])]|[\[(]{_N},{_N}[\])]\s*,?\s*[\
 def parse_boxes(
     response: str,
     convention: Convention,
-    image_size: Sequence[float] | None = None,
-    seen_size: Sequence[float] | None = None,
+    image_size: Sequence[float | int] | None = None,
+    seen_size: Sequence[float | int] | None = None,
 ) -> list[list[float]] | None:
     """Every box in the answer as [left, top, right, bottom], in order; None if there is none.
 
@@ -60,7 +60,10 @@ def parse_boxes(
 
 
 def _in_picture(
-    box: list[float], convention: Convention, image_size: Sequence[float] | None, seen_size: Sequence[float] | None
+    box: list[float],
+    convention: Convention,
+    image_size: Sequence[float | int] | None,
+    seen_size: Sequence[float | int] | None,
 ) -> list[float]:
     if convention == "xywh":
         box = [box[0], box[1], box[0] + box[2], box[1] + box[3]]
@@ -79,5 +82,5 @@ def _in_picture(
     return [box[0] * side - left, box[1] * side - top, box[2] * side - left, box[3] * side - top]
 
 
-def _scale(box: list[float], across: float, down: float) -> list[float]:
+def _scale(box: list[float], across: float | int, down: float | int) -> list[float]:
     return [box[0] * across, box[1] * down, box[2] * across, box[3] * down]

@@ -14,7 +14,7 @@ def normalize_mathvista(
     choices: Sequence[str] | None,
     question_type: str,
     answer_type: str,
-    precision: float | None = None,
+    precision: float | int | None = None,
     ignore_empty: bool = False,
 ) -> Any:
     """The extracted answer in the form of the right one, by MathVista's own code; None where that is not possible.

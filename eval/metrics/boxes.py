@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 
-def box_iou(a: Sequence[float], b: Sequence[float]) -> float:
+def box_iou(a: Sequence[float | int], b: Sequence[float | int]) -> float:
     """Intersection over union of two boxes (left, top, right, bottom), in any one unit.
 
     Edges have no width: pixels are points of a plane, not cells (the notebook of REFER adds 1 to each side). Two boxes

@@ -11,7 +11,9 @@ def edit_distance(one: str, other: str) -> int:
     """
     if len(one) < len(other):
         one, other = other, one
-    if not other:
+    if one == other:
+        return 0
+    if not other or set(one).isdisjoint(other):
         return len(one)
     places: defaultdict[str, int] = defaultdict(int)
     for i, letter in enumerate(other):

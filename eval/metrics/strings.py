@@ -4,6 +4,7 @@ import re
 import string
 import threading
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Literal
 
 from eval.metrics.edit_distance import edit_distance
@@ -30,7 +31,7 @@ def _bare(text: str) -> str:
 def anls(
     prediction: str,
     answers: Sequence[str],
-    threshold: float = 0.5,
+    threshold: float | int = 0.5,
     variant: Literal["rrc", "strict", "stvqa"] = "rrc",
 ) -> float:
     """Average normalised Levenshtein similarity of one question (arXiv 1907.00490); the best answer counts.
@@ -52,33 +53,36 @@ def anls(
     """
     if not answers:
         raise ValueError("ANLS needs at least one answer, got none")
-    if variant == "rrc":
-        # The official lengths are those of the upper-case strings: "ß" counts two.
-        said, raw = _single_blanks(prediction), len(prediction.upper())
-        nearest = min(_share(said, _single_blanks(answer), max(len(answer.upper()), raw)) for answer in answers)
-        return _cut(1 - nearest, threshold)
     if variant == "stvqa":
-        said = prediction.lower().strip()
-        right = [answer.lower().strip() for answer in answers]
-        return max(_cut(1 - _share(said, one, max(len(said), len(one))), threshold) for one in right)
-    if variant == "strict":
-        said = _single_blanks(prediction)
-        right = [_single_blanks(answer) for answer in answers]
-        far = [_share(said, one, max(len(said.upper()), len(one.upper()))) for one in right]
-        return max(1 - distance if distance < threshold else 0.0 for distance in far)
-    raise ValueError(f"unknown variant {variant!r} of ANLS; known: rrc, strict, stvqa")
+        said, right = prediction.lower().strip(), [answer.lower().strip() for answer in answers]
+        sizes = [max(len(said), len(one)) for one in right]
+    elif variant in ("rrc", "strict"):
+        said, right = _single_blanks(prediction), [_single_blanks(answer) for answer in answers]
+        # The official lengths are those of the upper-case strings: "ß" counts two.
+        measured = (prediction, answers) if variant == "rrc" else (said, right)
+        size = len(measured[0].upper())
+        sizes = [max(size, len(one.upper())) for one in measured[1]]
+    else:
+        raise ValueError(f"unknown variant {variant!r} of ANLS; known: rrc, strict, stvqa")
+    best = 0.0
+    for one, size in zip(right, sizes, strict=True):
+        # The lengths alone bound the distance from below; most unrelated pairs need no more.
+        if not size or not _passes(abs(len(said) - len(one)) / size, threshold, variant):
+            best = best if size else 1.0
+            continue
+        far = edit_distance(said, one) / size
+        if _passes(far, threshold, variant):
+            best = max(best, 1 - far)
+    return best
 
 
+def _passes(distance: float, threshold: float, variant: str) -> bool:
+    return distance < threshold if variant == "strict" else 1 - distance >= threshold
+
+
+@lru_cache(maxsize=262144)
 def _single_blanks(text: str) -> str:
     return " ".join(text.strip().lower().split())
-
-
-def _share(one: str, other: str, length: int) -> float:
-    return edit_distance(one, other) / length if length else 0.0
-
-
-def _cut(similarity: float, threshold: float) -> float:
-    return similarity if similarity >= threshold else 0.0
 
 
 def ocrbench_match(
@@ -112,7 +116,7 @@ def _one_line(text: str) -> str:
     return text.strip().replace("\n", " ")
 
 
-def relaxed_accuracy(prediction: str, target: str, tolerance: float = 0.05) -> float:
+def relaxed_accuracy(prediction: str, target: str, tolerance: float | int = 0.05) -> float:
     """1 if two numbers differ by at most `tolerance` of the target, or two texts but by case (ChartQA, 2203.10244).
 
     A number is what Python's `float` reads, with "%" after it a hundredth of that; so "1,000" is none, and "14%" is
@@ -173,5 +177,5 @@ def math_equal(prediction: str, target: str) -> float:
     limit: Any = (
         5 if threading.current_thread() is threading.main_thread() else None
     )  # its alarm signal needs the main one
-    read = [parse(text, parsing_timeout=limit) for text in (target, prediction)]
-    return float(verify(*read, timeout_seconds=limit))
+    right, said = (parse(text, parsing_timeout=limit) for text in (target, prediction))
+    return float(verify(right, said, timeout_seconds=limit))
