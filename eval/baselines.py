@@ -28,8 +28,8 @@ def chance(asked: Sequence[Asked], task: Task) -> float:
     """The expected score without knowledge.
 
     Choose: a choice drawn at random. Generate: one of the task's guesses, or else the right answer of another question,
-    drawn at random (fixed seed, 50 draws for each question, 300,000 in all); 0 where there is no other question. Where the score is not
-    the mean over questions: its mean over up to 50 such draws of all.
+    drawn at random (fixed seed, 50 draws for each question, 300,000 in all); 0 where there is no other question. Where
+    the score is not the mean over questions: its mean over up to 50 such draws of all.
     """
     rng = random.Random(SEED)
     if task.headline is None:

@@ -6,11 +6,13 @@ get nothing else, so that scoring can be done again without pictures and without
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from data.image_header import upright_size
 from data.sample import Question
 
+_KEPT = 300_000  # scores of pairs: numbers, yes and no come again and again, also in what chance would score
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -82,9 +84,10 @@ def from_text(extract: Callable[[str], str | None]) -> Extract:
 
 def against_answers(metric: Callable[[str, Sequence[str]], float]) -> Metric:
     """A metric of an answer and all right answers, as a task takes it."""
+    once = lru_cache(maxsize=_KEPT)(metric)
 
     def score_against_answers(answer: str, truth: Truth) -> float:
-        return metric(answer, truth.targets)
+        return once(answer, truth.targets)
 
     score_against_answers.__name__ = _name(metric)
     return score_against_answers
@@ -92,9 +95,10 @@ def against_answers(metric: Callable[[str, Sequence[str]], float]) -> Metric:
 
 def against_first_answer(metric: Callable[[str, str], float]) -> Metric:
     """A metric of an answer and the one right answer, as a task takes it."""
+    once = lru_cache(maxsize=_KEPT)(metric)
 
     def score_against_first_answer(answer: str, truth: Truth) -> float:
-        return metric(answer, truth.targets[0])
+        return once(answer, truth.targets[0])
 
     score_against_first_answer.__name__ = _name(metric)
     return score_against_first_answer

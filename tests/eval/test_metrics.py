@@ -50,6 +50,20 @@ def test_token_f1_of_known_pairs(prediction: str, target: str, score: float) -> 
     assert token_f1(prediction, target) == pytest.approx(score)
 
 
+@pytest.mark.parametrize(
+    ("prediction", "target", "score"),
+    [
+        ("red", "a red car", 2 / 3),
+        ("the t-shirt", "tshirt", 1.0),
+        ("", "the", 1.0),
+        ("", "cat", 0.0),
+        ("no", "yes", 0.0),
+    ],
+)
+def test_squad_leaves_articles_and_marks_out(prediction: str, target: str, score: float) -> None:
+    assert token_f1(prediction, target, variant="squad") == pytest.approx(score)
+
+
 def test_the_best_target_counts() -> None:
     assert best_token_f1("red car", ["dog", "red car", "car"]) == 1.0
 
