@@ -144,7 +144,7 @@ def test_an_answer_that_is_no_answer_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_ten_thousand_choices_score_in_a_fraction_of_a_minute(tmp_path: Path) -> None:
-    """Beyond the model's own time; the slowest headline, with its chance and interval. 8 s of one core when written."""
+    """Beyond the model's own time; the slowest headline, with its chance and interval. 5 s of one core when written."""
     questions = [replace(asked(number), category=f"c{number % 20}") for number in range(10_000)]
     headline = mean_over(lambda one: one.category or "", "mean over 20 kinds")
     began = time.process_time()
