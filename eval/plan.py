@@ -11,7 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from data.sample import Question
-from eval.task import Task, fault, right_answers
+from eval.prompt import PromptFile, identify
+from eval.task import RULES, Task, fault
+from eval.truth import Truth, truth_of
 
 BLIND_SEED = "blind-1"
 
@@ -21,14 +23,20 @@ class Asked:
     """What scoring needs of one question, and the keys under which its answers are kept."""
 
     place: int  # in task.questions()
-    id: str
+    truth: Truth
     key: str  # names prompt, pictures, choices, limits and model: an answer is reused only if all are the same
     blind_key: str | None  # likewise without pictures; None where the blind run does not ask it
-    targets: tuple[str, ...]
-    choices: tuple[str, ...]
-    answer: int | None
-    category: str | None
-    group: str | None
+    group: str | None  # by the task's own rule
+
+    @property
+    def id(self) -> str:
+        """Of the question."""
+        return self.truth.id
+
+    @property
+    def draw(self) -> str:
+        """What is one independent draw: the group, or the question alone."""
+        return f"id {self.id}" if self.group is None else f"group {self.group}"
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,12 @@ class Plan:
     prompt_hash: str
     questions_hash: str  # of everything in the questions, right answers included
     skipped: tuple[str, ...]  # records that could not be used: which, and why
+
+    def prompts(self) -> dict[str, PromptFile]:
+        """Which prompt files were used."""
+        task = self.task
+        found = {"prompt": identify(task.prompt, task.prompts)}
+        return found | ({"open_prompt": identify(task.open_prompt, task.open_prompts)} if task.open_prompt else {})
 
 
 def make_plan(task: Task, fingerprint: str, blind_limit: int | None) -> Plan:
@@ -62,17 +76,14 @@ def make_plan(task: Task, fingerprint: str, blind_limit: int | None) -> Plan:
         asked.append(
             Asked(
                 place=place,
-                id=question.id,
+                truth=truth_of(question),
                 key=_answer_key(task, prompted, fingerprint),
                 blind_key=_answer_key(task, prompted.without_images(), fingerprint) if blind else None,
-                targets=right_answers(question),
-                choices=question.choices if task.mode == "choose" else (),
-                answer=question.answer if task.mode == "choose" else None,
-                category=question.category,
                 group=task.group_by(question) if task.group_by else None,
             )
         )
-        truth = [question.choices, question.answer, question.answers, question.category, asked[-1].group]
+        truth: list[object] = [question.choices, question.answer, question.answers, question.category, asked[-1].group]
+        truth += [question.group, question.box, question.meta] if question.box or question.meta else []
         everything.update(_digest([question.id, _content(question), truth]).encode())
     if not asked:
         raise ValueError(f"task {task.name} has no questions")
@@ -81,7 +92,7 @@ def make_plan(task: Task, fingerprint: str, blind_limit: int | None) -> Plan:
         questions=questions,
         asked=tuple(_choose_blind(asked, blind_limit)),
         fingerprint=fingerprint,
-        prompt_hash=_digest([task.mode, task.prompt, task.max_new_tokens if task.mode == "generate" else None]),
+        prompt_hash=prompt_hash(task),
         questions_hash=everything.hexdigest()[:32],
         skipped=tuple(getattr(questions, "skipped", ())),
     )
@@ -108,7 +119,7 @@ def _choose_blind(asked: Sequence[Asked], limit: int | None) -> Iterator[Asked]:
     groups: dict[str, list[str]] = defaultdict(list)
     for question in asked:
         if question.blind_key is not None:
-            groups[f"id {question.id}" if question.group is None else f"group {question.group}"].append(question.id)
+            groups[question.draw].append(question.id)
     kept: set[str] = set()
     for name in sorted(groups, key=lambda name: hashlib.sha256(f"{BLIND_SEED}|{name}".encode()).digest()):
         if limit is not None and kept and len(kept) + len(groups[name]) > limit:
@@ -118,8 +129,20 @@ def _choose_blind(asked: Sequence[Asked], limit: int | None) -> Iterator[Asked]:
         yield question if question.id in kept else replace(question, blind_key=None)
 
 
+def prompt_hash(task: Task) -> str:
+    """Changes with how questions are asked: prompt, mode, rule, length of the answer."""
+    how: list[object] = [task.mode, task.prompt, task.max_new_tokens if task.mode == "generate" else None]
+    if task.open_prompt:
+        how.append(task.open_prompt)
+    if task.mode == "choose" and task.rule != "sum":
+        how.append(RULES[task.rule])
+    return _digest(how)
+
+
 def _answer_key(task: Task, prompted: Question, fingerprint: str) -> str:
-    how = ["choose", prompted.choices] if task.mode == "choose" else ["generate", task.max_new_tokens]
+    how: list[object] = ["generate", task.max_new_tokens]
+    if task.mode == "choose":
+        how = ["choose", prompted.choices] if task.rule == "sum" else ["choose", prompted.choices, task.rule]
     return _digest([prompted.id, _content(prompted), how, fingerprint])
 
 

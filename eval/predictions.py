@@ -1,7 +1,8 @@
 """predictions.jsonl: what a model answered, kept as it comes, so that a killed run goes on and scoring needs no model.
 
 One line per answer: {"id", "blind", "key", "output"} with a string (generate) or the candidates' scores (choose), or
-"error" in place of "output" where the record turned out to be bad. `key` names everything that the answer hangs on.
+"error" in place of "output" where the record turned out to be bad; "truncated" where the answer was cut off, and "tokens"
+where the model counts them. `key` names everything that the answer hangs on.
 """
 
 import json
@@ -20,6 +21,8 @@ class Prediction:
     blind: bool
     key: str
     output: str | list[float] | None = None
+    truncated: bool = False  # max_new_tokens cut the answer off
+    tokens: int | None = None  # of the answer
     error: str | None = None  # a fault of the record, found when its picture was decoded; it is not scored
 
 
@@ -40,7 +43,7 @@ def read_predictions(path: Path) -> dict[str, Prediction]:
     for number, line in enumerate(whole.split(b"\n") if whole else [], start=1):
         try:
             record: Mapping[str, Any] = json.loads(line)
-            kept = Prediction(record["id"], record["blind"], record["key"], record.get("output"), record.get("error"))
+            kept = Prediction(**{"output": None, **record})
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{path}: line {number} is not a prediction ({type(error).__name__}: {error}); delete that line to "
@@ -78,7 +81,10 @@ def _record(prediction: Prediction) -> dict[str, Any]:
     record: dict[str, Any] = {"id": prediction.id, "blind": prediction.blind, "key": prediction.key}
     if prediction.error is not None:
         return record | {"error": prediction.error}
-    return record | {"output": prediction.output}
+    record["output"] = prediction.output
+    if prediction.truncated:
+        record["truncated"] = True
+    return record if prediction.tokens is None else record | {"tokens": prediction.tokens}
 
 
 def write_atomically(path: Path, text: str) -> None:

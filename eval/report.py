@@ -112,6 +112,14 @@ def _notes(results: Mapping[str, Result]) -> list[str]:
             more = f"; and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else ""
             records = "record" if len(skipped) == 1 else "records"
             notes.append(f"{name}: {len(skipped)} bad {records} skipped: {named}{more}")
+        if result.truncated:
+            count = f"{result.truncated} answer{'s were' if result.truncated > 1 else ' was'}"
+            notes.append(f"{name}: {count} cut off at the length limit, and scored as they are")
+        if headline := result.details.get("headline"):
+            own = "" if headline["scale"] == 1 else f" ({headline['value']:.1f} of {headline['scale']:g})"
+            notes.append(
+                f"{name}: the score is {headline['name']}{own}; mean over questions {result.details['mean_over_questions']:.3f}"
+            )
     return notes
 
 

@@ -1,8 +1,8 @@
 """Put a task to a model and score it: answer -> predictions.jsonl -> extract -> score.
 
 In: a Task and an Answerer. Out: a Result; beside it, in FOLDER/<task name>/, every answer (predictions.jsonl),
-what was run (run.json) and the result with its details (result.json). Answers are written as they come, so a killed
-run goes on where it stopped, and `rescore` needs no model.
+what was run (run.json), what was asked and is true (asked.jsonl), and the result with its details (result.json). Answers
+are written as they come, so a killed run goes on where it stopped; `rescore` needs no model, `rescore_kept` no questions.
 """
 
 import json
@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from data.sample import BadRecord, Question
+from eval.outcome import Outcome
 from eval.plan import Asked, Plan, make_plan
+from eval.plan_file import read_plan, write_plan
 from eval.predictions import FILE_NAME, Prediction, PredictionWriter, read_predictions, task_folder, write_atomically
-from eval.score import Outcome, Result, outcomes, score
-from eval.task import Answerer, Task
+from eval.score import Result, outcomes, score
+from eval.task import Answer, Answerer, Task, TokenCounter
 
 Progress = Callable[[str, int, int], None]  # (task name, questions answered, questions in all; blind ones included)
 
@@ -50,6 +52,7 @@ def evaluate(
     place = task_folder(folder, task.name)
     plan = make_plan(task, answerer.fingerprint(), blind_limit)
     seconds = _seconds_before(place, plan.fingerprint)
+    write_plan(place, plan)
     _write_run(place, plan, blind_limit, seconds)
     began = time.monotonic()
     _answer(plan, answerer, place / FILE_NAME, batch_size, progress)
@@ -72,6 +75,23 @@ def read_outcomes(folder: str | Path, task: Task, blind: bool = False) -> list[O
     """How each question of a finished run went, for reports and error analysis."""
     place, _, plan = _reopen(folder, task)
     return outcomes(plan, read_predictions(place / FILE_NAME), blind)
+
+
+def rescore_kept(folder: str | Path, task: Task) -> Result:
+    """Like `rescore`, but by the right answers of the time of the run: needs neither questions nor pictures.
+
+    Raises:
+        ValueError: nothing was run there, the run is not finished, or the task asks in another way now.
+    """
+    place = task_folder(folder, task.name)
+    run = _read_run(place)
+    return _score(place, read_plan(place, task), None if run is None else run["seconds"])
+
+
+def kept_outcomes(folder: str | Path, task: Task, blind: bool = False) -> list[Outcome]:
+    """Like `read_outcomes`, by the right answers of the time of the run: needs neither questions nor pictures."""
+    place = task_folder(folder, task.name)
+    return outcomes(read_plan(place, task), read_predictions(place / FILE_NAME), blind)
 
 
 def _answer(plan: Plan, answerer: Answerer, path: Path, batch_size: int, progress: Progress | None) -> None:
@@ -100,37 +120,60 @@ def _ask_batch(plan: Plan, answerer: Answerer, batch: Sequence[Asked], blind: bo
         prompted = [question.without_images() for question in prompted]
     keys = [_key(question, blind) for question in batch]
     try:
-        outputs = _outputs(plan.task, answerer, prompted)
+        if plan.task.mode == "generate":
+            outputs: Sequence[Answer | list[float]] = _written(plan.task, answerer, prompted)
+        else:
+            outputs = _ranked(answerer, prompted, [plan.task.candidates(one.truth) for one in batch], plan.task)
     except BadRecord as error:
         if len(batch) == 1:
             return [Prediction(batch[0].id, blind, keys[0], error=str(error))]
         # One picture of the batch cannot be decoded: asked one by one, the others still get their answers.
         return [prediction for question in batch for prediction in _ask_batch(plan, answerer, [question], blind)]
-    return [Prediction(q.id, blind, key, output) for q, key, output in zip(batch, keys, outputs, strict=True)]
+    return [
+        Prediction(question.id, blind, key, output.text, output.truncated, output.tokens)
+        if isinstance(output, Answer)
+        else Prediction(question.id, blind, key, output)
+        for question, key, output in zip(batch, keys, outputs, strict=True)
+    ]
 
 
-def _outputs(task: Task, answerer: Answerer, questions: Sequence[Question]) -> Sequence[str | list[float]]:
+def _written(task: Task, answerer: Answerer, questions: Sequence[Question]) -> list[Answer]:
     """The answerer's answers, checked."""
     name = type(answerer).__name__
-    if task.mode == "generate":
-        texts = answerer.generate(questions, task.max_new_tokens)
-        _check_count(name, "answers", len(texts), len(questions), "questions")
-        wrong = next((text for text in texts if not isinstance(text, str)), None)
-        if wrong is not None:
-            raise ValueError(f"{name}.generate gave {wrong!r} as an answer; it must be a string")
-        return texts
-    candidates = [question.choices for question in questions]
+    answers = answerer.generate(questions, task.max_new_tokens)
+    _check_count(name, "answers", len(answers), len(questions), "questions")
+    found = []
+    for one in answers:
+        if not isinstance(one, Answer | str):
+            raise ValueError(f"{name}.generate gave {one!r} as an answer; it must be an eval.task.Answer or a string")
+        found.append(Answer(one) if isinstance(one, str) else one)
+    return found
+
+
+def _ranked(
+    answerer: Answerer, questions: Sequence[Question], candidates: Sequence[Sequence[str]], task: Task
+) -> list[list[float]]:
+    """What each candidate is ranked by, checked."""
+    name = type(answerer).__name__
     rows = answerer.score(questions, candidates)
     _check_count(name, "rows of scores", len(rows), len(questions), "questions")
-    for question, row in zip(questions, rows, strict=True):
-        _check_count(name, f"scores for {question.id!r}", len(row), len(question.choices), "candidates")
-        for candidate, value in zip(question.choices, row, strict=True):
+    for question, listed, row in zip(questions, candidates, rows, strict=True):
+        _check_count(name, f"scores for {question.id!r}", len(row), len(listed), "candidates")
+        for candidate, value in zip(listed, row, strict=True):
             if not math.isfinite(value):
                 raise ValueError(
                     f"{name}.score gave {value} for candidate {candidate!r} of question {question.id!r}; a "
                     "log-probability must be finite; check the model's weights for NaN"
                 )
-    return [[float(value) for value in row] for row in rows]
+    if task.rule != "per-token":
+        return [[float(value) for value in row] for row in rows]
+    if not isinstance(answerer, TokenCounter):
+        raise ValueError(f"{name} has no count_tokens, which rule per-token divides by; use rule sum or letter")
+    counts = [answerer.count_tokens(listed) for listed in candidates]
+    return [
+        [float(value) / count for value, count in zip(row, counted, strict=True)]
+        for row, counted in zip(rows, counts, strict=True)
+    ]
 
 
 def _check_count(name: str, what: str, got: int, needed: int, of: str) -> None:
@@ -138,7 +181,7 @@ def _check_count(name: str, what: str, got: int, needed: int, of: str) -> None:
         raise ValueError(f"{name} gave {got} {what}; {needed} {of} need one each")
 
 
-def _score(place: Path, plan: Plan, seconds: float) -> Result:
+def _score(place: Path, plan: Plan, seconds: float | None) -> Result:
     result = score(plan, read_predictions(place / FILE_NAME), seconds)
     write_atomically(place / "result.json", json.dumps(asdict(result), indent=2, ensure_ascii=False) + "\n")
     return result

@@ -2,31 +2,15 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from eval.baselines import chance, majority
 from eval.intervals import Interval, interval95
+from eval.outcome import Outcome
 from eval.plan import Asked, Plan
 from eval.predictions import Prediction
-from eval.task import Task
-
-CHOOSE_RULE = "sum of log-probabilities incl. end token"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One question as the model fared on it."""
-
-    id: str
-    place: int  # in task.questions()
-    output: str | list[float]  # as answered
-    answer: str | None  # as read; None if it could not be
-    targets: tuple[str, ...]
-    score: float
-    category: str | None
-    group: str
-    tied: bool  # choose: the best candidate was not alone; the first of them is taken
+from eval.task import RULES, Task
 
 
 @dataclass(frozen=True)
@@ -42,6 +26,10 @@ class Result:
     blind: float | None  # None: the task has no pictures, or the blind run was switched off
     unparsed: float  # share of answers that could not be read; they score 0
     details: Mapping[str, Any] = field(default_factory=dict)
+    failed: int = (
+        0  # questions that are not in n: the record was bad, or the model could not answer; `skipped` names them
+    )
+    truncated: int = 0  # answers that reached max_new_tokens without an end; they are scored as they are
 
 
 def outcomes(plan: Plan, predictions: Mapping[str, Prediction], blind: bool = False) -> list[Outcome]:
@@ -61,7 +49,7 @@ def outcomes(plan: Plan, predictions: Mapping[str, Prediction], blind: bool = Fa
         if prediction is None:
             missing.append(asked.id)
         else:
-            found.append(_outcome(plan.task, asked, prediction.output))
+            found.append(_outcome(plan.task, asked, prediction))
     if missing:
         kind = "blind answers" if blind else "answers"
         raise ValueError(
@@ -84,8 +72,9 @@ def score(plan: Plan, predictions: Mapping[str, Prediction], seconds: float | No
     interval = _interval(task, seeing)
     details: dict[str, Any] = {
         "mode": task.mode,
-        "rule": CHOOSE_RULE if task.mode == "choose" else f"{_name(task.extract)}, {_name(task.metric)}",
+        "rule": RULES[task.rule] if task.mode == "choose" else f"{_name(task.extract)}, {_name(task.metric)}",
         "interval": interval.rule,
+        **{name: asdict(used) for name, used in plan.prompts().items()},
         "prompt_hash": plan.prompt_hash,
         "questions_hash": plan.questions_hash,
         "answerer": plan.fingerprint,
@@ -95,8 +84,13 @@ def score(plan: Plan, predictions: Mapping[str, Prediction], seconds: float | No
     }
     if task.category is not None:
         details["category"] = task.category
+    value = _value(task, seeing)
+    if task.headline is not None:
+        scale = task.headline.scale
+        details["headline"] = {"name": task.headline.name, "value": value * scale, "scale": scale}
+        details["mean_over_questions"] = _mean(seeing)
     if task.summary is not None:
-        details |= task.summary([one.answer for one in seeing], [one.targets[0] for one in seeing])
+        details |= task.summary(seeing)
     if any(one.category is not None for one in seeing):
         details["by_category"] = by_category(seeing)
     unseeing = outcomes(plan, predictions, blind=True)
@@ -109,15 +103,17 @@ def score(plan: Plan, predictions: Mapping[str, Prediction], seconds: float | No
             "unparsed": sum(one.answer is None for one in unseeing) / len(unseeing),
         }
     return Result(
-        score=_mean(seeing),
+        score=value,
         n=len(seeing),
         low=interval.low,
         high=interval.high,
-        chance=chance(asked, task.metric),
-        majority=majority(asked, task.metric),
-        blind=_mean(unseeing) if unseeing else None,
+        chance=chance(asked, task),
+        majority=majority(asked, task),
+        blind=_value(task, unseeing) if unseeing else None,
         unparsed=sum(one.answer is None for one in seeing) / len(seeing),
         details=details,
+        failed=len(plan.skipped) + len(bad),
+        truncated=sum(one.truncated for one in seeing),
     )
 
 
@@ -130,36 +126,42 @@ def by_category(found: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
     return {name: {"score": _mean(members[name]), "n": len(members[name])} for name in sorted(members)}
 
 
-def _outcome(task: Task, asked: Asked, output: str | list[float] | None) -> Outcome:
+def _outcome(task: Task, asked: Asked, prediction: Prediction) -> Outcome:
     tied, value, answer = False, 0.0, None
+    truth, output = asked.truth, prediction.output
     if task.mode == "choose":
-        if not isinstance(output, list) or len(output) != len(asked.choices):
+        if not isinstance(output, list) or len(output) != len(truth.choices):
             raise ValueError(
-                f"task {task.name}: {asked.id!r} has {len(asked.choices)} choices but was kept as {output!r}"
+                f"task {task.name}: {asked.id!r} has {len(truth.choices)} choices but was kept as {output!r}"
             )
         best = max(output)
         chosen = output.index(best)
-        tied, answer, value = output.count(best) > 1, asked.choices[chosen], float(chosen == asked.answer)
+        tied, answer, value = output.count(best) > 1, truth.choices[chosen], float(chosen == truth.answer)
     else:
         if not isinstance(output, str):
             raise ValueError(f"task {task.name}: {asked.id!r} needs a text but was kept as {output!r}")
-        answer = task.extract(output)
-        value = 0.0 if answer is None else float(task.metric(answer, asked.targets))
+        answer = task.extract(output, truth)
+        value = 0.0 if answer is None else float(task.metric(answer, truth))
     return Outcome(
-        id=asked.id,
+        truth=truth,
         place=asked.place,
         output=output,
         answer=answer,
-        targets=asked.targets,
         score=value,
-        category=asked.category,
-        group=f"id {asked.id}" if asked.group is None else f"group {asked.group}",
+        group=asked.draw,
         tied=tied,
+        truncated=prediction.truncated,
     )
 
 
 def _interval(task: Task, found: Sequence[Outcome]) -> Interval:
+    if task.headline is not None:
+        return task.headline.interval95(found)
     return interval95([one.score for one in found], [one.group for one in found] if task.group_by else None)
+
+
+def _value(task: Task, found: Sequence[Outcome]) -> float:
+    return _mean(found) if task.headline is None else task.headline.value(found)
 
 
 def _mean(found: Sequence[Outcome]) -> float:

@@ -11,8 +11,9 @@ import importlib.util
 import os
 import select
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 
 COMMANDS = {
     "demo": "train, evaluate and show a small model on real pictures",
@@ -77,7 +78,11 @@ def dispatch(arguments: list[str]) -> int:
                 from vlm.commands.fit import run_lightning
             return run_lightning(name, rest)
         module = importlib.import_module(f"vlm.commands.{name}")
-        command = argparse.ArgumentParser(prog=f"vlm {name}", description=COMMANDS[name])
+        about = COMMANDS[name]
+        if rest and not rest[0].startswith("-") and (words := getattr(module, "WORDS", None)):
+            module, about = named_word(name, rest[0], words), words.get(rest[0], "")
+            name, rest = f"{name} {rest[0]}", rest[1:]
+        command = argparse.ArgumentParser(prog=f"vlm {name}", description=about)
         module.add_arguments(command)
         return int(module.run(command.parse_args(rest)))
     parsed = parser.parse_args(arguments)
@@ -88,6 +93,17 @@ def dispatch(arguments: list[str]) -> int:
         return 0
     parser.print_help()
     return 0 if not arguments else 2
+
+
+def named_word(command: str, word: str, words: Mapping[str, str]) -> ModuleType:
+    """The module of a command's second word, such as `vlm eval prepare`.
+
+    Raises:
+        ValueError: there is no such word.
+    """
+    if word not in words:
+        raise ValueError(f"unknown word {word!r} after `vlm {command}`; known: {', '.join(words)}")
+    return importlib.import_module(f"vlm.commands.{command}_{word}")
 
 
 def check_packages() -> None:

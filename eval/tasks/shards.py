@@ -1,18 +1,25 @@
 """Questions from benchmark shards in the record format, and a task made of any of them.
 
 In: a .tar, a folder of them, a brace pattern or a manifest (data/shards.py). Out: a sequence of Questions, read from
-the disk when asked for, so that a benchmark with large pictures does not have to fit in memory.
+the disk when asked for, so that a benchmark with large pictures does not have to fit in memory. Benchmarks that have a name
+lie in one folder, each in a folder of its name, as `vlm eval prepare` writes them.
 """
 
+import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
 from data.sample import BadRecord, Question, parse_question
-from data.shards import ShardSet, open_shards
+from data.shards import MANIFEST, ShardSet, open_shards
 from eval.metrics import best_token_f1, exact_figures, exact_match
+from eval.outcome import from_answers
 from eval.task import Mode, Task, fault, own_group
+from eval.truth import against_answers
+
+BENCHMARKS = "CONCEPTVLM_BENCHMARKS"
 
 
 class ShardQuestions(Sequence[Question]):
@@ -60,6 +67,49 @@ def read_questions(source: str | Path, mode: Mode) -> ShardQuestions:
     return ShardQuestions(open_shards(source), mode, str(source))
 
 
+def benchmarks_folder() -> Path:
+    """Where prepared benchmarks lie: the environment variable CONCEPTVLM_BENCHMARKS, else ./benchmarks."""
+    return Path(os.environ.get(BENCHMARKS) or "benchmarks").expanduser()
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """The questions of FOLDER/NAME as `vlm eval prepare NAME` wrote them. Called, it reads them; none is left out."""
+
+    name: str  # of the task and of its folder
+    mode: Mode = "generate"
+
+    def __call__(self) -> Sequence[Question]:
+        self.require()
+        folder = benchmarks_folder() / self.name
+        questions = read_questions(folder, self.mode)
+        if questions.skipped:
+            raise ValueError(
+                f"task {self.name}: {len(questions.skipped)} records of {folder} cannot be used, the first: "
+                f"{questions.skipped[0]}; a score on the others is none of this benchmark; take the folder away and "
+                f"prepare it again: {self.command}"
+            )
+        return questions
+
+    def require(self) -> None:
+        """Refuse, without reading much, where nothing was prepared.
+
+        Raises:
+            ValueError: gives the command that prepares it.
+        """
+        folder = benchmarks_folder() / self.name
+        if not (folder / MANIFEST).is_file():
+            raise ValueError(
+                f"task {self.name} has no shards in {folder}; make them of the official release: {self.command} "
+                f"(another place: --benchmarks, or {BENCHMARKS})"
+            )
+
+    @property
+    def command(self) -> str:
+        """What makes the shards."""
+        return f"vlm eval prepare {self.name} --from FOLDER"
+
+
 def shards_task(
     source: str | Path,
     mode: Mode,
@@ -83,8 +133,8 @@ def shards_task(
         questions=lambda: read_questions(source, mode),
         mode=mode,
         prompt=prompt,
-        metric=exact_match if mode == "choose" else best_token_f1,
-        summary=None if mode == "choose" else exact_figures,
+        metric=against_answers(exact_match if mode == "choose" else best_token_f1),
+        summary=None if mode == "choose" else from_answers(exact_figures),
         group_by=own_group,
         max_new_tokens=max_new_tokens,
     )

@@ -8,6 +8,7 @@ from data.sample import Part, Question
 from eval.metrics import best_token_f1
 from eval.run import evaluate
 from eval.task import Task
+from eval.truth import against_answers
 
 
 def own_choices(number: int) -> Question:
@@ -32,7 +33,9 @@ def test_equal_scores_take_the_first_candidate_and_are_counted(reader: Callable[
 def test_the_best_constant_caption_is_found_among_all_answers(reader: Callable[..., Any], tmp_path: Path) -> None:
     captions = [("a red car",), ("a red bus",), ("a green bus",), ("fog", "mist")]
     questions = [Question(str(i), f"q{i}", (Part(text="?"),), {}, answers=c) for i, c in enumerate(captions)]
-    result = evaluate(Task(name="cap", questions=lambda: questions, metric=best_token_f1), reader(), tmp_path)
+    result = evaluate(
+        Task(name="cap", questions=lambda: questions, metric=against_answers(best_token_f1)), reader(), tmp_path
+    )
     by_hand = [
         sum(best_token_f1(a, targets) for targets in captions) / 4 for a in ("a red car", "a red bus", "a green bus")
     ]

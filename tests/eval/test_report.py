@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -23,6 +24,15 @@ def test_the_table_shows_every_score_with_all_it_needs() -> None:
     assert lines[3].split()[-3:] == ["0.500", "-", "12.5%"]
     assert lines[4] == "text & co: 1 bad record skipped: record '<b>': no content"
     assert len({len(line) for line in lines[:4]}) == 1
+
+
+def test_what_a_score_is_and_what_was_cut_off_stands_below_the_table() -> None:
+    details = {"headline": {"name": "points", "value": 2103.4, "scale": 2800.0}, "mean_over_questions": 0.8}
+    lines = scores_table({"mme": replace(GOOD, details=details, truncated=3)}).splitlines()
+    assert lines[3:] == [
+        "mme: 3 answers were cut off at the length limit, and scored as they are",
+        "mme: the score is points (2103.4 of 2800); mean over questions 0.800",
+    ]
 
 
 def test_scores_json_holds_the_eight_figures_and_nothing_else(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def test_rescoring_needs_no_model_and_takes_a_new_metric(
 ) -> None:
     result = evaluate(generate, reader(wrong_every=5), tmp_path)
     assert rescore(tmp_path, generate) == result
-    unread = rescore(tmp_path, replace(generate, extract=lambda text: None if "red" in text else text.strip()))
+    unread = rescore(tmp_path, replace(generate, extract=lambda text, truth: None if "red" in text else text.strip()))
     assert unread.unparsed == sum("red" in one.output for one in read_outcomes(tmp_path, generate)) / 50 > 0
     assert unread.score < result.score
 

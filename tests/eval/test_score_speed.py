@@ -49,7 +49,7 @@ def test_10000_choice_questions_are_scored_in_under_a_minute_beside_the_models_t
         name="speed",
         questions=lambda: questions,
         mode="choose" if choose else "generate",
-        extract=lambda response: infer_choice(response, LETTERS),
+        extract=lambda response, truth: infer_choice(response, LETTERS),
     )
     began = time.process_time()
     result = evaluate(task, ThirdChoice(), tmp_path)

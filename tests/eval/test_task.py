@@ -1,7 +1,8 @@
 import pytest
 
 from data.sample import Part, Question
-from eval.task import Task, fault, fill_prompt, find_task, find_tasks, right_answers
+from eval.prompt import fill_prompt
+from eval.task import Task, fault, find_task, find_tasks, right_answers
 from eval.tasks import GROUPS, TASKS
 
 TEXT, PICTURE = Part(text="What is {this}?"), Part(image="0.png")
@@ -57,6 +58,10 @@ def test_the_right_answer_is_the_choice_or_else_any_of_the_answers() -> None:
 
 def test_every_listed_task_carries_its_name() -> None:
     assert {name: function().name for name, function in TASKS.items()} == {name: name for name in TASKS}
+
+
+def test_no_task_lies_in_the_folder_of_another() -> None:
+    assert not [(one, other) for one in TASKS for other in TASKS if other.startswith(f"{one}/")]
 
 
 def test_the_group_demo_is_the_five_tasks_of_the_score_table() -> None:

@@ -1,4 +1,7 @@
-"""`vlm eval`: put benchmarks to a trained model, print the table of scores, keep every answer and scores.json."""
+"""`vlm eval`: put benchmarks to a trained model, print the table of scores, keep every answer and scores.json.
+
+`vlm eval WORD` does what stands in the file eval_WORD.py.
+"""
 
 import argparse
 import json
@@ -9,13 +12,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from data.sample import Question
     from eval.score import Result
     from eval.task import Task
 
+WORDS = {  # each is a file of its own, eval_WORD.py
+    "prepare": "make a benchmark's shards of its official release",
+    "tasks": "list the benchmarks, and which of them are prepared",
+}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command takes."""
+    words = "\n".join(f"  vlm eval {word:<9} {text}" for word, text in WORDS.items())
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = f"also:\n{words}"
     parser.add_argument("--model", required=True, type=Path, metavar="FOLDER", help="folder of a trained model")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
@@ -34,6 +47,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="DIR",
         help="where answers and scores.json go (default: the folder the model stands in)",
+    )
+    parser.add_argument(
+        "--benchmarks",
+        type=Path,
+        metavar="FOLDER",
+        help="where `vlm eval prepare` put its shards (default: the environment variable CONCEPTVLM_BENCHMARKS, else ./benchmarks)",
+    )
+    parser.add_argument(
+        "--prompt", metavar="VARIANT", help="another prompt of the benchmarks, such as official (`vlm eval tasks`)"
+    )
+    parser.add_argument(
+        "--rule",
+        choices=("sum", "per-token", "letter"),
+        help="rank the choices by likelihood: of their texts with the end token, of their texts per token, or of A, B, ..",
+    )
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="with --shards: leave bad records out, and count them as failed"
     )
     parser.add_argument("--limit", type=int, metavar="N", help="only N questions of each task, evenly spread")
     parser.add_argument(
@@ -101,35 +131,88 @@ def chosen_tasks(args: argparse.Namespace) -> "list[Task]":
     Raises:
         ValueError: an unknown task, options that do not fit, or shards that cannot be opened.
     """
-    from data.shards import open_shards
-    from eval.task import find_tasks
-    from eval.tasks.shards import shards_task
+    import os
+
+    from eval.task import find_tasks, with_prompt, with_rule
+    from eval.tasks.shards import BENCHMARKS, Benchmark
 
     if args.limit is not None and args.limit < 1:
         raise ValueError(f"--limit must be at least 1, got {args.limit}")
+    if args.benchmarks is not None:
+        os.environ[BENCHMARKS] = str(args.benchmarks)
     if args.shards is None:
         if args.mode is not None:
             raise ValueError("--mode is for --shards; a named task has a mode of its own")
+        if args.skip_bad:
+            raise ValueError("--skip-bad is for --shards; a benchmark that has a name is asked as a whole")
         tasks = find_tasks(args.tasks)
+        for task in tasks:
+            if isinstance(task.questions, Benchmark):
+                task.questions.require()
     else:
-        if args.mode is None:
-            raise ValueError(
-                "--shards needs --mode choose (rank the record's choices) or --mode generate (compare a written answer)"
-            )
-        open_shards(args.shards)
-        tasks = [shards_task(args.shards, args.mode)]
+        tasks = [task_of_shards(args)]
+    if args.rule is not None:
+        tasks = [with_rule(task, args.rule) for task in tasks]
+    if args.prompt is not None:
+        tasks = [with_prompt(task, args.prompt) for task in tasks]
     return tasks if args.limit is None else [limited(task, args.limit) for task in tasks]
 
 
+def task_of_shards(args: argparse.Namespace) -> "Task":
+    """The task that --shards and --mode make.
+
+    Raises:
+        ValueError: shards that cannot be opened, or bad records in them that were not to be skipped.
+    """
+    from data.shards import open_shards
+    from eval.tasks.shards import shards_task
+
+    if args.mode is None:
+        raise ValueError(
+            "--shards needs --mode choose (rank the record's choices) or --mode generate (compare a written answer)"
+        )
+    open_shards(args.shards)
+    task = shards_task(args.shards, args.mode)
+    if args.skip_bad:
+        return task
+    questions = task.questions()
+    skipped = getattr(questions, "skipped", ())
+    if skipped:
+        more = f" (and {len(skipped) - 1} more)" if len(skipped) > 1 else ""
+        raise ValueError(
+            f"{args.shards}: {skipped[0]}{more}; mend the records, or leave them out with --skip-bad, which counts them"
+        )
+    return replace(task, questions=lambda: questions)
+
+
 def limited(task: "Task", limit: int) -> "Task":
-    """The task with `limit` of its questions, evenly spread: shards are often sorted by kind."""
+    """The task with `limit` of its questions, evenly spread: shards are often sorted by kind.
+
+    Whole groups, where the score is one of groups, such as all rotations of a question.
+    """
 
     def some() -> "Sequence[Question]":
         questions = task.questions()
+        if task.headline is not None and task.group_by is not None:
+            return whole_groups(questions, task.group_by, limit)
         count = min(limit, len(questions))
         return [questions[place * len(questions) // count] for place in range(count)]
 
     return replace(task, questions=some)
+
+
+def whole_groups(
+    questions: "Sequence[Question]", group_by: "Callable[[Question], str | None]", limit: int
+) -> "list[Question]":
+    """Groups, evenly spread, that have about `limit` questions together; at least one group."""
+    members: dict[str, list[int]] = {}
+    for place in range(len(questions)):
+        question = questions[place]
+        members.setdefault(group_by(question) or f"id {question.id}", []).append(place)
+    groups = list(members.values())
+    count = max(1, min(len(groups), limit * len(groups) // len(questions)))
+    chosen = [place for number in range(count) for place in groups[number * len(groups) // count]]
+    return [questions[place] for place in sorted(chosen)]
 
 
 def kept_results(folder: Path, fingerprint: str, skip: Sequence[str]) -> "dict[str, Result]":

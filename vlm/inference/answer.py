@@ -10,6 +10,7 @@ import torch
 from data.sample import BadRecord, Question
 from data.text import Row, prompt_row
 from encoders.feature_cache import FeatureCache
+from eval.task import Answer
 from vlm.inference.generate import Request, generate
 from vlm.inference.pictures import PictureFeatures
 from vlm.inference.sampling import Sampling
@@ -34,7 +35,7 @@ class ModelAnswerer:
         self.token_budget = token_budget
         self.pictures = PictureFeatures(model, cache)
 
-    def generate(self, questions: Sequence[Question], max_new_tokens: int) -> list[str]:
+    def generate(self, questions: Sequence[Question], max_new_tokens: int) -> list[Answer]:
         """One greedy answer for each question.
 
         Raises:
@@ -46,7 +47,7 @@ class ModelAnswerer:
         for generation in said:
             if generation.error is not None:
                 raise BadRecord(generation.error)
-        return [generation.text for generation in said]
+        return [Answer(one.text, truncated=not one.ended, tokens=len(one.ids)) for one in said]
 
     def score(self, questions: Sequence[Question], candidates: Sequence[Sequence[str]]) -> list[list[float]]:
         """Log-probability of each candidate as the whole answer to its question.
@@ -56,6 +57,10 @@ class ModelAnswerer:
         """
         rows = [self.prompt(question) for question in questions]
         return score(self.model, rows, candidates, pictures=self.pictures, token_budget=self.token_budget)
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text as an answer, the end token included."""
+        return [len(self.model.tokenizer.encode(text)) + 1 for text in texts]
 
     def prompt(self, question: Question) -> Row:
         """The question as the model reads it, up to where its answer begins.

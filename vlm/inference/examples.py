@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.sample import Question
+from eval.outcome import Outcome
 from eval.run import read_outcomes
-from eval.score import Outcome
 from eval.task import Task
 from vlm.inference.pictures import PictureFeatures
 from vlm.inference.viewer import ConceptView, view_concepts

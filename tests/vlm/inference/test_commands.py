@@ -12,6 +12,7 @@ import pytest
 import vlm.commands.eval
 from data.sample import Question
 from data.shards import write_shard
+from vlm.cli import main
 from vlm.commands.eval import kept_results
 from vlm.model import VisionLanguageModel
 
@@ -99,9 +100,48 @@ def test_one_task_more_keeps_the_scores_of_the_others(run_folder: Path, shard: P
     assert kept_results(out, "another model", skip=[]) == {}
 
 
+def test_bad_records_of_shards_are_refused_before_the_model_is_read_or_skipped_and_counted(
+    run_folder: Path, shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = [("b0", {"json": b'{"id": "b0", "content": [{"type": "image", "image": "0.png"}], "answers": ["x"]}'})]
+    bad.append(("b1", {"json": b'{"id": "b1", "content": "Which?", "choices": ["a", "b"], "answer": 2}'}))
+    both = tmp_path / "both"
+    both.mkdir()
+    (both / "good.tar").write_bytes(shard.read_bytes())
+    write_shard(both / "bad.tar", bad)
+    arguments = ("--model", run_folder / "model", "--shards", both, "--mode", "choose", "--out", tmp_path / "out")
+    assert call(vlm.commands.eval, *arguments, "--skip-bad") == 0
+    result = json.loads((tmp_path / "out" / "shards" / "both" / "result.json").read_text())
+    assert (result["n"], result["failed"]) == (7, 2)
+    monkeypatch.setattr(VisionLanguageModel, "from_pretrained", lambda folder: pytest.fail("the model was loaded"))
+    with pytest.raises(
+        ValueError, match=r"record 'b0' names the picture '0.png' but has none \(and 1 more\).*--skip-bad"
+    ):
+        call(vlm.commands.eval, *arguments)
+
+
+def test_a_rule_is_that_of_all_tasks_named(run_folder: Path, shard: Path, tmp_path: Path) -> None:
+    arguments = ("--model", run_folder / "model", "--shards", shard, "--mode", "choose", "--out", tmp_path / "out")
+    assert call(vlm.commands.eval, *arguments, "--rule", "per-token", "--blind", "off") == 0
+    result = json.loads((tmp_path / "out" / "shards" / "colours" / "result.json").read_text())
+    assert result["details"]["rule"] == "log-probability per token incl. end token"
+
+
+def test_eval_words_are_commands_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "tasks"]) == 0
+    assert "demo/presence" in capsys.readouterr().out
+    assert main(["eval", "taks"]) == 2
+    assert "unknown word 'taks' after `vlm eval`; known: prepare, tasks" in capsys.readouterr().err
+    assert main(["eval", "prepare", "demo/caption", "--from", "."]) == 2
+    assert "task demo/caption needs no preparation" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--tasks", "demo", "--prompt", "official"], "has no prompt 'official'; its variants: none"),
+        (["--tasks", "demo", "--rule", "letter"], "the prompt must show the options"),
+        (["--tasks", "demo", "--skip-bad"], "--skip-bad is for --shards"),
         (["--tasks", "demo/nothing"], "unknown task 'demo/nothing'.*demo/presence"),
         (["--shards", "nowhere.tar", "--mode", "choose"], "nowhere.tar"),
         (["--shards", "any.tar"], "--shards needs --mode"),
