@@ -16,6 +16,8 @@ from data.shards import BadShard, Shard, ShardSet, write_shard
 from data.tar import scan
 from data.tar_index import MEMBER, TarIndex
 
+pytestmark = pytest.mark.long
+
 RECORDS = [(f"k{i:03d}", {"json": b"{}" * i, "0.png": b"p" * (i * 300), "txt": b""}) for i in range(40)]
 
 
