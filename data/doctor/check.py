@@ -5,6 +5,7 @@ In: a place. Out: a `ShardCheck`, with the places from which its records can be 
 
 import hashlib
 import os
+import stat
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -47,6 +48,9 @@ def check_shard(place: Place, beat: Beat) -> ShardCheck:
     """Walk a shard's headers, and read every byte where a manifest has its sum."""
     found = ShardCheck(place)
     try:
+        if not stat.S_ISREG(place.path.stat().st_mode):  # to open a pipe would wait for ever
+            found.faults.add(place.path, None, "cannot be read", "is no file; give a tar")
+            return found
         with place.path.open("rb", buffering=0) as file:
             found.size = os.fstat(file.fileno()).st_size
             _compare_sum(found, file.fileno(), beat)

@@ -64,6 +64,8 @@ def find_record(source: str | Path, wanted: str) -> Found:
 def _all_spans(places: Sequence[Path], flaws: Flaws) -> Iterator[tuple[Path, Span]]:
     for path in places:
         try:
+            if not path.is_file():  # to open a pipe would wait for ever
+                raise ValueError(f"shard {path}: is no file, or is not there; give a tar")
             with path.open("rb", buffering=0) as file:
                 size = os.fstat(file.fileno()).st_size
                 for span in walk(

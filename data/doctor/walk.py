@@ -4,6 +4,7 @@ In: an open file. Out: records, as keys and byte ranges. What is refused is the 
 """
 
 import os
+import re
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,7 +12,10 @@ from dataclasses import dataclass
 from data.tar import BLOCK, MAX_MEMBER_BYTES, name_fault, split_name
 
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"(\xb5": "zstd", b"PK": "zip"}
-LONG_NAMES = (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME)
+EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME)
+PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE)
+MAX_EXTENDED_BYTES = 2**20  # of the extended header of one member
+PAX_RECORD = re.compile(rb"([1-9][0-9]{0,6}) ([^=\n]+)=")  # "LENGTH name=value\n", the length counting itself
 STEP = 2**20  # bytes of one read while the next header is looked for
 
 Note = Callable[[str | None, str, str], None]  # (key or member, reason, message)
@@ -31,7 +35,6 @@ class _Header:
     name: str
     kind: bytes
     size: int
-    is_sparse: bool = False
 
 
 def walk(file: int, size: int, start: int, note: Note, skipped: Callable[[str], None]) -> Iterator[Span]:
@@ -71,14 +74,14 @@ def _members(file: int, size: int, offset: int, note: Note) -> Iterator[tuple[in
     """(header, name, data, bytes) of each regular member."""
     if fault := _whole_file(file, size):
         return note(None, *fault)
-    extended, begins = dict[str, str](), offset
+    extended, is_pending, begins = dict[str, str](), False, offset
     while True:
         block = os.pread(file, BLOCK, offset)
         if len(block) < BLOCK:
             message = f"it ends at byte {size:,} without the two empty blocks that close a tar"
             return note(None, "cut short", f"is cut short: {message}")
         if not any(block):
-            return _check_end(file, size, offset, extended, note)
+            return _check_end(file, size, offset, is_pending, note)
         header = _plain(block) or _any(block)
         if header is None:
             what = "is no tar file" if offset == 0 else f"is damaged at byte {offset:,}: no header of a member"
@@ -87,12 +90,12 @@ def _members(file: int, size: int, offset: int, note: Note) -> Iterator[tuple[in
             note(None, "not a tar" if offset == 0 else "damaged header", f"{what}; {lost}")
             if found is None:
                 return None
-            extended, begins, offset = {}, found, found
+            extended, is_pending, begins, offset = {}, False, found, found
             continue
         start = offset + BLOCK
         name = extended.get("path", header.name)
         try:
-            num_bytes = int(extended.get("size", header.size))
+            num_bytes = header.size if "size" not in extended else _number(extended["size"])
         except ValueError:
             num_bytes = -1
         after = start + (num_bytes + BLOCK - 1) // BLOCK * BLOCK
@@ -100,23 +103,21 @@ def _members(file: int, size: int, offset: int, note: Note) -> Iterator[tuple[in
             needed = "fewer than 0" if num_bytes < 0 else f"{after:,}"
             message = f"is cut short inside member {name!r} ({needed} bytes needed, {size:,} there)"
             return note(_key(name), "cut short", message)
-        if header.kind in LONG_NAMES and num_bytes <= MAX_MEMBER_BYTES:
+        if header.kind in EXTENDED:
             try:
-                extended |= _extension(header.kind, os.pread(file, num_bytes, start))
+                extended = _extend(extended, header.kind, _extension(file, header.kind, start, num_bytes))
             except ValueError as error:
                 note(None, "damaged header", f"is damaged at byte {start:,} ({error})")
-            offset = after
+            is_pending, offset = True, after
             continue
         if num_bytes > MAX_MEMBER_BYTES:
             message = f"member {name!r} has {num_bytes:,} bytes, the limit is {MAX_MEMBER_BYTES:,}"
             note(_key(name), "member too large", message)
-        elif header.kind in (tarfile.DIRTYPE, tarfile.XGLTYPE):
-            pass
-        elif header.kind not in tarfile.REGULAR_TYPES or header.is_sparse:
-            note(_key(name), "link or device", f"member {name!r} is a link or a device, not a plain file")
-        else:
+        elif header.kind in PLAIN:
             yield begins, name, start, num_bytes
-        extended, begins, offset = {}, after, after
+        elif header.kind != tarfile.DIRTYPE or num_bytes:
+            note(_key(name), "link or device", f"member {name!r} is a link or a device, or no plain file")
+        extended, is_pending, begins, offset = {}, False, after, after
 
 
 def _whole_file(file: int, size: int) -> tuple[str, str] | None:
@@ -146,7 +147,7 @@ def _any(block: bytes) -> _Header | None:
         found = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except tarfile.HeaderError:
         return None
-    return _Header(found.name, found.type, found.size, found.issparse())
+    return _Header(found.name, found.type, found.size)
 
 
 def _next_header(file: int, offset: int) -> int | None:
@@ -159,28 +160,51 @@ def _next_header(file: int, offset: int) -> int | None:
     return None
 
 
-def _extension(kind: bytes, data: bytes) -> dict[str, str]:
+def _extension(file: int, kind: bytes, start: int, num_bytes: int) -> dict[str, str]:
     """What an extended header says of the next member: its long name (GNU) or its records (pax)."""
+    if num_bytes > MAX_EXTENDED_BYTES:
+        raise ValueError(f"an extended header has {num_bytes:,} bytes, the limit is {MAX_EXTENDED_BYTES:,}")
+    data = os.pread(file, num_bytes, start)
     if kind == tarfile.GNUTYPE_LONGNAME:
-        return {"path": data.rstrip(b"\0").decode("utf-8", "surrogateescape")}
-    records = {}
-    while data := data.lstrip(b"\0"):
-        length = int(data.split(b" ", 1)[0])
-        name, _, value = data[:length].partition(b" ")[2].partition(b"=")
-        if not 4 < length <= len(data) or not value.endswith(b"\n"):
+        return {"path": data.partition(b"\0")[0].decode("utf-8", "surrogateescape")}
+    records, place = dict[str, str](), 0
+    while place < len(data) and data[place]:
+        match = PAX_RECORD.match(data, place)
+        end = place + int(match[1]) if match else 0
+        if match is None or not match.end() < end <= len(data) or data[end - 1 : end] != b"\n":
             raise ValueError("a pax record is malformed")
-        records[name.decode("utf-8", "surrogateescape")] = value[:-1].decode("utf-8", "surrogateescape")
-        data = data[length:]
-    if any(name.startswith("GNU.sparse") for name in records):
-        raise ValueError("sparse members are not read")
+        name = match[2].decode("utf-8", "surrogateescape")
+        records[name] = data[match.end() : end - 1].decode("utf-8", "surrogateescape")
+        place = end
     return records
 
 
-def _check_end(file: int, size: int, offset: int, extended: dict[str, str], note: Note) -> None:
+def _extend(extended: dict[str, str], kind: bytes, records: dict[str, str]) -> dict[str, str]:
+    """The next member as two extended headers describe it, where every reader agrees what that is."""
+    if any(name.startswith("GNU.sparse") for name in records):
+        raise ValueError("sparse members are not read")
+    if "hdrcharset" in records:
+        raise ValueError("names in another encoding are not read")
+    if kind == tarfile.XGLTYPE:
+        if records.keys() & {"path", "size"}:
+            raise ValueError("an extended header gives one name or size to all members")
+        return extended
+    if extended.keys() & records.keys() & {"path", "size"}:
+        raise ValueError("two extended headers name one member")
+    return extended | records
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        raise ValueError(f"{text[:40]!r} is no size")
+    return int(text)
+
+
+def _check_end(file: int, size: int, offset: int, is_pending: bool, note: Note) -> None:
     if size - offset < 2 * BLOCK:
         message = f"it ends at byte {size:,} without the two empty blocks that close a tar"
         return note(None, "cut short", f"is cut short: {message}")
-    if extended:
+    if is_pending:
         note(None, "damaged header", "ends after a member's extended header, without the member")
     while offset < size:
         tail = os.pread(file, STEP, offset)

@@ -314,6 +314,13 @@ def test_a_source_that_is_not_there_is_an_error(look: Examine, tmp_path: Path, s
         look(source if ":" in source else tmp_path / source)
 
 
+def test_a_pipe_that_is_called_a_tar_is_a_fault_and_no_hang(look: Examine, shard: Callable[..., Path]) -> None:
+    folder = shard("0.tar").parent
+    os.mkfifo(folder / "1.tar")
+    found = look(folder)
+    assert (named(found), found.num_records) == ({("1.tar", None, "cannot be read")}, 20)
+
+
 def test_figures_take_a_bounded_number_of_bytes_a_record() -> None:
     from data.doctor.tally import BYTES_A_PICTURE, BYTES_A_RECORD
 

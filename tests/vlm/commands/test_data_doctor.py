@@ -117,19 +117,19 @@ def test_json_has_everything(vlm: Vlm, tmp_path: Path, bad_records: list[Record]
 
 def test_tokens_are_those_that_a_run_of_the_config_sees(vlm: Vlm, config: Path, shards: Path) -> None:
     from data.image import ImageLayout
-    from data.order import Draw
-    from data.pack import RowReader, Source
+    from data.sample import parse_sample
     from data.shards import open_shards
+    from data.text import sample_row
     from data.tokenizer import Tokenizer
     from encoders.patch_encoder import PatchEncoder
     from vlm.connector import ConnectorConfig
 
     layout = ImageLayout.from_encoder(PatchEncoder(size_px=32, patch_px=16, width=12), ConnectorConfig())
-    reader = RowReader([Source("a", open_shards(shards))], Tokenizer("demo"), layout, 128, ())
-    rows = [reader.row(Draw(0, number, 0)) for number in range(120)]
+    opened, tokenizer = open_shards(shards), Tokenizer("demo")
+    rows = [sample_row(parse_sample(*opened.read(number)), tokenizer, layout) for number in range(120)]
     _, out, _ = vlm("data", "doctor", str(shards), "--config", str(config), "--json", "--workers", "1")
     found = json.loads(out)
-    assert found["spreads"]["tokens with slots"]["total"] == sum(len(row) for row in rows if row is not None)
+    assert found["spreads"]["tokens with slots"]["total"] == sum(map(len, rows))
     assert (found["settings"]["row_tokens"], found["settings"]["slots"]) == (128, 4)
     _, out, _ = vlm("data", "doctor", str(shards), "--encoder", "encoders.patch_encoder.PatchEncoder", "--json")
     assert json.loads(out)["settings"]["slots"] != 4
