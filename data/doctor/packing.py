@@ -6,9 +6,8 @@ import numpy as np
 from jaxtyping import Integer
 
 from data.pack import pack
+from data.window import MAX_DRAWS, MAX_ROWS, MIN_ROWS
 
-# The rule of the data module for the draws of a window; a test holds the two together.
-MIN_WINDOW_ROWS, MAX_WINDOW_ROWS, MAX_WINDOW = 4, 16, 1024
 MOST_WINDOWS = 400  # that are packed: then the waste is known to a tenth of a percent
 
 
@@ -25,9 +24,9 @@ class Packing:
 
 
 def window_draws(mean_tokens: float, row_tokens: int) -> int:
-    """Records of a window, from their mean length."""
+    """Records of a window, from their mean length, as `data.window.draws_of_window` has it of some of them."""
     draws_per_row = row_tokens / mean_tokens
-    num_rows = min(MAX_WINDOW_ROWS, max(MIN_WINDOW_ROWS, MAX_WINDOW / draws_per_row))
+    num_rows = min(MAX_ROWS, max(MIN_ROWS, MAX_DRAWS / draws_per_row))
     return round(num_rows * draws_per_row)
 
 

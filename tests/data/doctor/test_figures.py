@@ -1,12 +1,20 @@
 from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from data.doctor.figures import histogram, most_frequent, repeats, spread
 from data.doctor.packing import measure_packing, window_draws
-from data.order import Draw
 from data.pack import pack
+from data.row_reader import RowReader
+from data.sample import parse_sample
+from data.shards import open_shards
+from data.source import Source
+from data.text import sample_row
+from data.tokenizer import Tokenizer
+from data.window import draws_of_window
 
 
 @pytest.mark.parametrize("kind", ["few", "many", "tail", "same", "ratio", "none below"])
@@ -73,14 +81,11 @@ def test_packing_is_that_of_pack_window_by_window() -> None:
     assert measure_packing(np.array([5000]), 1000) is None
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("words", [3, 20, 60])
-def test_the_window_is_that_of_the_data_module(words: int, tmp_path, make, tokenizer_file) -> None:
-    from data.module import DataModule
-
-    source = make.write_records(tmp_path, [make.text_record(number, words) for number in range(8)])
-    module = DataModule(str(tokenizer_file), None, [source], row_tokens=512)
-    reader = module._reader(module.sources("train"))
-    lengths = [len(row) for index in range(8) if (row := reader.row(Draw(0, index, 0))) is not None]
-    wanted = module._window([8], [1.0])
-    assert wanted == window_draws(sum(lengths) / len(lengths), 512)
+def test_the_window_is_that_of_training(
+    words: int, tmp_path: Path, make: SimpleNamespace, tokenizer: Tokenizer
+) -> None:
+    shards = open_shards(make.write_records(tmp_path, [make.text_record(number, words) for number in range(8)]))
+    reader = RowReader([Source("texts", shards)], tokenizer, None, 512, ())
+    lengths = [len(sample_row(parse_sample(*shards.read(number)), tokenizer, None)) for number in range(8)]
+    assert draws_of_window(reader, [1.0]) == window_draws(sum(lengths) / len(lengths), 512)
