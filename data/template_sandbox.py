@@ -20,9 +20,10 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 MAX_SOURCE = 2**20  # characters of a template; known ones have 200 to 30,000
-MAX_SIZE = 2**22  # characters that a template may write, or hold in one text; items of one list
-MAX_STEPS = 2**18  # turns of loops and calls of one rendering
-MAX_SECONDS = 10.0
+MAX_SIZE = 2**22  # characters that a template may write, or hold in one text
+MAX_ITEMS = 2**16  # of a list, with those of the lists in it
+MAX_STEPS = 2**16  # turns of loops and calls of one rendering; a conversation takes a few for each message
+MAX_SECONDS = 10.0  # of this thread's own time, which a busy machine does not use up
 MAX_NUMBER = 2**53
 FILTERS = (
     *("abs", "attr", "capitalize", "count", "d", "default", "dictsort", "first", "float", "int", "items", "join"),
@@ -98,13 +99,13 @@ class _Budget:
     """What one rendering may still use."""
 
     def __init__(self) -> None:
-        self._steps, self._end = MAX_STEPS, time.monotonic() + MAX_SECONDS
+        self._steps, self._end = MAX_STEPS, time.thread_time() + MAX_SECONDS
 
     def step(self, count: int = 1) -> None:
         self._steps -= count
         if self._steps < 0:
             raise TemplateFault(f"takes more than {MAX_STEPS:,} turns of loops and calls")
-        if time.monotonic() > self._end:
+        if time.thread_time() > self._end:
             raise TemplateFault(f"takes more than {MAX_SECONDS:g} seconds")
 
 
@@ -212,36 +213,36 @@ def _sized(value: Any) -> Any:
     if isinstance(value, str):
         _check_size(len(value))
         return value
-    left = MAX_SIZE
+    left, items = MAX_SIZE, MAX_ITEMS
     rest = [value]
     while rest:
         one = rest.pop()
         if isinstance(one, str):
             left -= len(one)
-        elif isinstance(one, Mapping):
-            left -= len(one)
+        elif isinstance(one, dict):
+            items -= len(one)
             rest += [*one.keys(), *one.values()]
         elif isinstance(one, list | tuple):
-            left -= len(one)
-            rest += one
+            items -= len(one)
+            rest += one if items >= 0 else ()
         elif isinstance(one, int) and abs(one) > MAX_NUMBER:
             raise TemplateFault(f"makes a number above {MAX_NUMBER:,}")
-        left -= 1
-        if left < 0:
-            _check_size(MAX_SIZE + 1)
+        if items < 0:
+            raise TemplateFault(f"makes a list of more than {MAX_ITEMS:,} items")
+        _check_size(MAX_SIZE - left)
     return value
 
 
 def _written(value: Any) -> Any:
     """A value that is to become text. An object of Python's would become its address, which is another each time."""
-    if isinstance(value, str | int | float | list | tuple | Mapping | jinja2.Undefined) or value is None:
+    if isinstance(value, str | int | float | list | tuple | dict | jinja2.Undefined) or value is None:
         return _sized(value)
     raise TemplateFault(f"writes a {type(value).__name__}, which is no text")
 
 
 def _check_size(size: int) -> None:
     if size > MAX_SIZE:
-        raise TemplateFault(f"makes a text or a list of more than {MAX_SIZE:,} characters or items")
+        raise TemplateFault(f"makes a text or a list of more than {MAX_SIZE:,} characters")
 
 
 def _join(items: Iterable[Any], by: str = "", attribute: str | int | None = None) -> str:

@@ -38,8 +38,9 @@ def module_of(tokenizer_file: Path, folder: str, **settings: Any) -> DataModule:
 
 
 # What a learning rate's schedule asks for makes Lightning forget the loader's place; the data module keeps it too.
-@pytest.mark.parametrize("asks_for_steps", [False, True], ids=["", "asks_for_steps"])
-@pytest.mark.parametrize(("workers", "then", "accumulate"), [(0, 2, 1), (2, 1, 2), (1, 0, 4)])
+@pytest.mark.parametrize(
+    ("workers", "then", "accumulate", "asks_for_steps"), [(0, 2, 1, False), (2, 1, 2, True), (1, 0, 4, False)]
+)
 def test_a_checkpoint_in_mid_fit_is_gone_on_from_to_the_letter(
     tmp_path: Path,
     tokenizer_file: Path,

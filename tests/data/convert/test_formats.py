@@ -291,7 +291,7 @@ def test_captions_of_no_picture_and_pictures_of_no_caption_are_told_in_coco(
     found["annotations"].append({"id": 13, "image_id": 99, "caption": "lost"})
     found["images"].append({"id": 5, "file_name": "c.webp"})
     file.write_text(json.dumps(found))
-    with pytest.raises(ValueError, match="1 of 3 pictures have no caption, the first is 'c.webp'"):
+    with pytest.raises(ValueError, match=r"1 of 3 pictures have no caption, the first is 'c.webp'"):
         convert("coco", file, images=photos)
     summary = convert("coco", file, images=photos, skip_uncaptioned=True, together=True)
     assert (summary["records"], summary["written"], sum(summary["left_out"].values())) == (4, 2, 1)
@@ -350,6 +350,10 @@ def test_a_list_a_folder_or_tars_in_the_place_of_another_format_are_told(
         convert("jsonl", tmp_path / "mix.json")
     with pytest.raises(ValueError, match=r"looks like --from coco"):
         convert("llava", coco(photos))
+    with pytest.raises(ValueError, match=r"takes one folder, got .*mix.json; .* looks like --from llava"):
+        convert("pictures", tmp_path / "mix.json")
+    with pytest.raises(ValueError, match=r"no file there ends in .json; .* looks like --from pictures"):
+        convert("coco", photos)
     tars = make.write_records(tmp_path / "tars", [make.picture_record(1)])
     with pytest.raises(ValueError, match=r"has no pictures; .* need no conversion"):
         convert("pictures", Path(tars))
