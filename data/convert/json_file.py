@@ -101,7 +101,9 @@ def list_texts(path: Path) -> Iterator[tuple[str, bytes, int]]:
 
     try:
         with path.open("r", encoding="utf-8-sig", newline="") as file:
-            text = file.read(_CHUNK)
+            while not text.strip():
+                if not (text := file.read(_CHUNK)):
+                    raise damaged("there is nothing")
             place = _skip(text, 0) + 1  # behind the bracket
             while True:
                 # An element and the sign behind it, or more text.
@@ -117,12 +119,14 @@ def list_texts(path: Path) -> Iterator[tuple[str, bytes, int]]:
                     complete = False
                 except RecursionError:
                     raise damaged("a record is nested too deeply") from None
-                if not complete:
-                    more = file.read(max(_CHUNK, len(text) - place))
-                    if not more or len(text) - place > 4 * MAX_JSON_BYTES:
+                # A number may go on where the text ends: 1 in 1.5.
+                if not complete or text[sign] not in ",]":
+                    more = "" if len(text) - place > 4 * MAX_JSON_BYTES else file.read(max(_CHUNK, len(text) - place))
+                    if not more and not complete:
                         raise damaged("the JSON list cannot be read on")
-                    text, place = text[place:] + more, 0
-                    continue
+                    if more:
+                        text, place = text[place:] + more, 0
+                        continue
                 if end > start:
                     number += 1
                     yield (
