@@ -29,7 +29,7 @@ def test_a_trained_tokenizer_is_read_loses_nothing_and_is_the_same_again() -> No
 
 
 def test_sizes_that_cannot_be_had_are_refused() -> None:
-    with pytest.raises(ValueError, match="has 263 tokens at least .* got 262"):
+    with pytest.raises(ValueError, match=r"has 263 tokens at least .* got 262"):
         train_bpe(words(), 262)
     with pytest.raises(ValueError, match=r"the texts gave \d+ tokens, 5,000 are wanted; add texts"):
         train_bpe(["one text"], 5000)

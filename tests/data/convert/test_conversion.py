@@ -135,9 +135,10 @@ def test_a_shard_that_was_named_but_not_noted_is_made_again(
             raise Stopped
         note(self, *arguments)
 
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
+    with monkeypatch.context() as patch:
         patch.setattr(conversion.Journal, "note_shard", die_at_the_second)
-        convert("jsonl", lines, shard_records=30)
+        with pytest.raises(Stopped):
+            convert("jsonl", lines, shard_records=30)
     assert sorted(path.name for path in (tmp_path / "out").glob("*.tar")) == ["000000.tar", "000001.tar"]
     with (tmp_path / "out" / ".progress.jsonl").open("a") as file:
         file.write('{"split": "", "shard": {"na')  # a line cut short
@@ -287,9 +288,10 @@ def test_a_file_that_cannot_be_read_stops_the_run_and_names_it(
             raise OSError(errno.EIO, "Input/output error", str(path))
         return opened(path, *arguments, **options)
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="21.png"):
+    with monkeypatch.context() as patch:
         patch.setattr(os, "open", fail)
-        convert("jsonl", lines, shard_records=10)
+        with pytest.raises(OSError, match=r"21\.png"):
+            convert("jsonl", lines, shard_records=10)
     assert not list((tmp_path / "out").glob("dataset.json"))
     convert("jsonl", lines, shard_records=10)
 
@@ -307,9 +309,10 @@ def test_a_full_disk_leaves_no_half_shard_and_the_run_goes_on_when_there_is_room
             raise OSError(errno.ENOSPC, "No space left on device")
         write(file, *arguments)
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left on device") as told:
+    with monkeypatch.context() as patch:
         patch.setattr(shard_writer, "write_member", full)
-        convert("jsonl", lines, shard_records=20)
+        with pytest.raises(OSError, match="No space left on device") as told:
+            convert("jsonl", lines, shard_records=20)
     assert told.value.filename.endswith(".tar.part")
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == [".progress.jsonl", "000000.tar", "000001.tar"]
@@ -375,7 +378,7 @@ def test_nothing_that_could_be_written_is_an_error(tmp_path: Path, convert: Any,
     with pytest.raises(ValueError, match="has no records"):
         convert("jsonl", tmp_path / "empty.jsonl", out=tmp_path / "out3")
     assert not (tmp_path / "out3").exists()
-    with pytest.raises(ValueError, match="cannot read .*gone.jsonl: No such file"):
+    with pytest.raises(ValueError, match=r"cannot read .*gone.jsonl: No such file"):
         convert("jsonl", tmp_path / "gone.jsonl")
 
 

@@ -291,7 +291,7 @@ def test_captions_of_no_picture_and_pictures_of_no_caption_are_told_in_coco(
     found["annotations"].append({"id": 13, "image_id": 99, "caption": "lost"})
     found["images"].append({"id": 5, "file_name": "c.webp"})
     file.write_text(json.dumps(found))
-    with pytest.raises(ValueError, match="1 of 3 pictures have no caption, the first is 'c.webp'"):
+    with pytest.raises(ValueError, match=r"1 of 3 pictures have no caption, the first is 'c.webp'"):
         convert("coco", file, images=photos)
     summary = convert("coco", file, images=photos, skip_uncaptioned=True, together=True)
     assert (summary["records"], summary["written"], sum(summary["left_out"].values())) == (4, 2, 1)

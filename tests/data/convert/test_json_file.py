@@ -80,5 +80,5 @@ def test_files_come_in_the_order_of_their_names_each_once(tmp_path: Path) -> Non
     assert find_files([tmp_path / "c.txt"], (".json",)) == [tmp_path / "c.txt"]
     with pytest.raises(ValueError, match="is named twice"):
         find_files([tmp_path, tmp_path / "a.json"], (".json",))
-    with pytest.raises(ValueError, match="no file there ends in .csv"):
+    with pytest.raises(ValueError, match=r"no file there ends in \.csv"):
         find_files([tmp_path], (".csv",))

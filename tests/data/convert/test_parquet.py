@@ -139,10 +139,10 @@ def test_other_columns_and_damaged_files_are_told(rows: list[dict[str, Any]], tm
     path = tmp_path / "x.parquet"
     pq.write_table(pa.Table.from_pylist(rows), path)
     with pytest.raises(
-        ValueError, match="needs the column messages, it has images, texts; .* looks like --from parquet"
+        ValueError, match=r"needs the column messages, it has images, texts; .* looks like --from parquet"
     ):
         convert("hf-messages", path)
-    with pytest.raises(ValueError, match="--from jsonl: x.parquet line 1: .* looks like --from parquet"):
+    with pytest.raises(ValueError, match=r"--from jsonl: x.parquet line 1: .* looks like --from parquet"):
         convert("jsonl", path)
     whole = path.read_bytes()
     path.write_bytes(whole[:-40])

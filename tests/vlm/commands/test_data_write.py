@@ -78,7 +78,7 @@ def test_a_folder_of_pictures_becomes_shards_that_are_read(vlm: Vlm, photos: Pat
     )
     code, text, err = vlm(*asked)
     assert (code, text.splitlines()[0]) == (0, "200 records in: 200 written, 0 faults, 0 left out")
-    assert "writing: 192 of 200" in err
+    assert "writing: 200 of 200" in err
     shards = open_shards(out)
     assert [len(shard) for shard in shards.shards] == [64, 64, 64, 8]
     found = [parse_sample(*shards.read(number)) for number in range(200)]
@@ -93,8 +93,8 @@ def test_a_folder_of_pictures_becomes_shards_that_are_read(vlm: Vlm, photos: Pat
         assert member.partition(".")[2] == sample.id.rpartition(".")[2]
         assert data == (photos / sample.id).read_bytes()
     assert json.loads((out / "dataset.json").read_text())["samples"] == 200
-    plain = webdataset.WebDataset([str(path) for path in sorted(out.glob("*.tar"))], shardshuffle=False)
-    assert [record["__key__"] for record in plain] == [f"{number:08}" for number in range(200)]
+    plain = [list(webdataset.WebDataset(str(path), shardshuffle=False)) for path in sorted(out.glob("*.tar"))]
+    assert [record["__key__"] for shard in plain for record in shard] == [f"{number:08}" for number in range(200)]
     code, text, _ = vlm(*asked, "--json")
     assert (code, json.loads(text)["written"]) == (0, 200)
 
@@ -116,7 +116,7 @@ def test_one_and_two_workers_write_the_same_bytes_at_any_time_from_any_folder(
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_run_that_is_killed_goes_on_to_the_same_bytes(vlm: Vlm, photos: Path, tmp_path: Path, workers: str) -> None:
-    options = ("--from", "pictures", str(photos), "--shard-records", "10", "--verify", "--workers", workers)
+    options = ("--from", "pictures", str(photos), "--shard-records", "10", "--workers", workers)
     assert vlm("data", "write", *options, "--out", str(tmp_path / "whole"))[0] == 0
     out = tmp_path / "out"
     kills = 0
@@ -151,9 +151,7 @@ def is_alive(process: int) -> bool:
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_run_that_is_stopped_leaves_whole_shards_alone(photos: Path, tmp_path: Path, sent: int, code: int) -> None:
     out = tmp_path / "out"
-    run = start(
-        "--from", "pictures", str(photos), "--out", str(out), "--shard-records", "5", "--verify", "--workers", "2"
-    )
+    run = start("--from", "pictures", str(photos), "--out", str(out), "--shard-records", "5", "--workers", "2")
     try:
         while len(list(out.glob("*.tar"))) < 2:
             assert run.poll() is None
