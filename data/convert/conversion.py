@@ -5,18 +5,17 @@ everything that came in is written, a fault, or left out as asked. The same sour
 and however often the run was killed: records are numbered by the source, and only the main process writes, in order.
 """
 
-import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from data.convert.chunks import chunked
-from data.convert.formats import hint, open_format
-from data.convert.journal import Journal
+from data.convert.formats import FORMATS, hint, open_format
+from data.convert.journal import Journal, fingerprint
 from data.convert.record import Fault, Format, Glance, Item, Maker, Record, Wanted
 from data.convert.settings import Settings
 from data.convert.splits import Splits
@@ -90,8 +89,12 @@ class Conversion:
             ValueError: the source is another format, the output cannot be gone on with, or there are too many faults.
             OSError: something cannot be read or written; what is finished stays.
         """
-        source = open_format(self.format, self.settings)
-        with Journal(self.out, self._identity(source)) as journal:
+        try:
+            source = open_format(self.format, self.settings)
+            identity = self._identity(source)
+        except ValueError as error:
+            raise ValueError(f"{error}{self._hint() if self.format in FORMATS else ''}") from None
+        with Journal(self.out, identity) as journal:
             self._verify(journal, show)
             if journal.summary is not None:
                 return journal.summary
@@ -274,16 +277,6 @@ def repeated_id(record: Record) -> Fault:
         "repeated id",
         f"the id {name[:200]!r} came before; ids name one record each; --number-ids gives each record its number instead",
     )
-
-
-def fingerprint(files: Sequence[Path]) -> str:
-    """Changes when a file is added, removed, renamed, resized or written again."""
-    top = os.path.commonpath([file.absolute().parent for file in files]) if files else ""
-    digest = hashlib.blake2b(digest_size=16)
-    for file in files:
-        status = file.stat()
-        digest.update(repr((os.path.relpath(file.absolute(), top), status.st_size, status.st_mtime_ns)).encode())
-    return digest.hexdigest()
 
 
 def counted(faults: Counter[str]) -> str:

@@ -193,3 +193,13 @@ def _difference(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any])
     else:
         what = f"with {name} {before.get(name)}, this is {now.get(name)}"
     return f"{folder} was begun {what}; go on with the same command, or choose another folder"
+
+
+def fingerprint(files: Sequence[Path]) -> str:
+    """Changes when a file is added, removed, renamed, resized or written again."""
+    top = os.path.commonpath([file.absolute().parent for file in files]) if files else ""
+    digest = hashlib.blake2b(digest_size=16)
+    for file in files:
+        status = file.stat()
+        digest.update(repr((os.path.relpath(file.absolute(), top), status.st_size, status.st_mtime_ns)).encode())
+    return digest.hexdigest()

@@ -43,6 +43,8 @@ UNCAPTIONED, NO_CAPTION = "picture without a caption", "missing caption"
 class Pictures:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        if not settings.sources[0].exists():
+            raise ValueError(f"cannot read {settings.sources[0]}: there is no such folder")
         if len(settings.sources) != 1 or not settings.sources[0].is_dir():
             raise ValueError(f"pictures takes one folder, got {', '.join(map(str, settings.sources))}")
         self._folder = settings.sources[0]

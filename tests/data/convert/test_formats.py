@@ -350,6 +350,10 @@ def test_a_list_a_folder_or_tars_in_the_place_of_another_format_are_told(
         convert("jsonl", tmp_path / "mix.json")
     with pytest.raises(ValueError, match=r"looks like --from coco"):
         convert("llava", coco(photos))
+    with pytest.raises(ValueError, match=r"takes one folder, got .*mix.json; .* looks like --from llava"):
+        convert("pictures", tmp_path / "mix.json")
+    with pytest.raises(ValueError, match=r"no file there ends in .json; .* looks like --from pictures"):
+        convert("coco", photos)
     tars = make.write_records(tmp_path / "tars", [make.picture_record(1)])
     with pytest.raises(ValueError, match=r"has no pictures; .* need no conversion"):
         convert("pictures", Path(tars))

@@ -61,6 +61,8 @@ def children_of(process: int) -> list[int]:
     return [int(name) for name in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
 
+# webdataset leaves closing its shards to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 def test_a_folder_of_pictures_becomes_shards_that_are_read(vlm: Vlm, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "shards"
     asked = (
