@@ -24,7 +24,7 @@ from data.sample import BadRecord, parse_sample, pictures_of
 from data.source import Source, SourceConfig, open_sources, source_config
 from data.stream import PackedStream
 from data.text import Picture
-from data.tokenizer import Tokenizer
+from data.tokenizer import Chat, Tokenizer
 from data.window import draws_of_window
 
 log = logging.getLogger(__name__)
@@ -47,6 +47,7 @@ class DataModule(LightningDataModule):
         overlong: what becomes of a record longer than a row: `drop` it, `cut` it or `split` it; counted in each case.
         max_faulty: the largest share of records that may be bad, of at least 1,000 read; 0 stops at the first. They are left
             out and listed in `quarantine.jsonl` in the run's folder.
+        chat: how conversations are written, see `Tokenizer`.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class DataModule(LightningDataModule):
         lanes: int = 24,
         overlong: OverlongRule = "drop",
         max_faulty: float = MAX_FAULTY,
+        chat: Chat = "own",
     ) -> None:
         super().__init__()
         for name, number, least in (
@@ -78,8 +80,8 @@ class DataModule(LightningDataModule):
             raise ValueError(f"data.overlong must be one of {', '.join(OVERLONG_RULES)}, got {overlong!r}")
         if not 0 <= max_faulty <= 1:
             raise ValueError(f"data.max_faulty is a share, from 0 to 1, got {max_faulty}")
-        self.tokenizer, self.layout = Tokenizer(tokenizer), layout
         self.overlong, self.max_faulty = overlong, max_faulty
+        self.tokenizer, self.layout = Tokenizer(tokenizer, chat), layout
         self.row_tokens, self.seed, self.num_workers = row_tokens, seed, num_workers
         self.augmentations, self.steps_per_epoch, self.lanes = augmentations, steps_per_epoch, lanes
         self.cached: Container[str] = frozenset()  # feature keys of pictures that need no pixels

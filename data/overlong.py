@@ -86,9 +86,12 @@ def _beginning(
             raise _too_large(row, atom, row_tokens)
         return 0, None
     # What is repeated may take half of the room, and gives way to a picture.
-    for begin, marked in ((opening, turn), (1, turn), (1, None)):
+    least = min(1, opening)
+    for begin, marked in ((opening, turn), (least, turn), (least, None)):
         size = _size(begin, marked, start)
-        is_least = begin == 1 and marked is None
+        is_least = begin == least and marked is None
+        if size == 0 and row.loss[start]:
+            begin = size = 1  # a target needs a token before it
         if size + atom <= row_tokens and (is_least or size <= row_tokens // 2):
             return begin, marked
     raise _too_large(row, atom, row_tokens)
@@ -109,7 +112,7 @@ def _opening(row: Row) -> int:
     first = row.turns[0]
     if first.role == "system" and len(row.turns) > 1 and not row.is_image[: row.turns[1].start].any():
         return row.turns[1].start
-    return max(1, first.start)
+    return first.start
 
 
 def _is_new(before: Turn, turn: Turn) -> bool:
