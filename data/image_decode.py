@@ -2,7 +2,7 @@
 
 In: bytes. Out: a PIL picture (`decode`), or uint8 (3, height, width) (`decode_rgb`, for what has no transparency). A plain JPEG
 goes through torchvision, which has the pixels that Pillow has, sooner; Pillow has the last word on what is no picture.
-Measured: 1/f noise of 0.4 MP, quality 88, on one core: see docs/data.md.
+Measured, with 1/f noise of 0.4 MP to 224 px on one core: 224 to 249 pictures/s, 162 with Pillow's decoder (docs/images.md).
 """
 
 import io

@@ -48,6 +48,7 @@ class DataModule(LightningDataModule):
         overlong: what becomes of a record longer than a row: `drop` it, `cut` it or `split` it; counted in each case.
         max_faulty: the largest share of records that may be bad, of at least 1,000 read; 0 stops at the first. They are left
             out and listed in `quarantine.jsonl` in the run's folder.
+        chat: how conversations are written, see `Tokenizer`.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class DataModule(LightningDataModule):
         chat: Chat = "own",
         overlong: OverlongRule = "drop",
         max_faulty: float = MAX_FAULTY,
+        chat: Chat = "own",
     ) -> None:
         super().__init__()
         for name, number, least in (
@@ -82,6 +84,7 @@ class DataModule(LightningDataModule):
         if not 0 <= max_faulty <= 1:
             raise ValueError(f"data.max_faulty is a share, from 0 to 1, got {max_faulty}")
         self.overlong, self.max_faulty = overlong, max_faulty
+        self.tokenizer, self.layout = Tokenizer(tokenizer, chat), layout
         self.row_tokens, self.seed, self.num_workers = row_tokens, seed, num_workers
         self.augmentations, self.steps_per_epoch, self.lanes = augmentations, steps_per_epoch, lanes
         self.cached: Container[str] = frozenset()  # feature keys of pictures that need no pixels

@@ -138,9 +138,7 @@ class RowReader:
         if reason not in BY_RULE.values():
             members = source.shards.read(draw.index)[1]
             sha256 = {name: hashlib.sha256(data).hexdigest() for name, data in members.items()}
-        self._faults.append(
-            Fault(source.name, reason, draw.index, str(shard.path), shard.key(position), message, sha256)
-        )
+        self._faults.append(Fault(source.name, reason, draw.index, shard.name, shard.key(position), message, sha256))
 
 
 @dataclass(frozen=True)

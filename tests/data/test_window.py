@@ -18,7 +18,7 @@ def test_a_window_wastes_less_than_two_per_cent_of_a_row_whatever_the_records(
     tmp_path: Path, tokenizer: Tokenizer, make: SimpleNamespace, mean: int, spread: float
 ) -> None:
     chance = np.random.default_rng(0)
-    lengths = chance.lognormal(np.log(mean) - spread**2 / 2, spread, 6000).clip(4, 4000).astype(int).tolist()
+    lengths = chance.lognormal(np.log(mean) - spread**2 / 2, spread, 14_000).clip(4, 4000).astype(int).tolist()
     records = [
         (str(i), {"json": json.dumps({"content": "x " * (length // 2 - 1)}).encode()})
         for i, length in enumerate(lengths[:200])

@@ -96,6 +96,7 @@ def build_data(
     chat: Any = "own",
     overlong: OverlongRule = "drop",
     max_faulty: float = 0.01,
+    chat: Any = "own",
 ) -> DataModule:
     """Records in, packed batches out.
 
@@ -113,6 +114,7 @@ def build_data(
         chat: set at the top level of the config.
         overlong: what becomes of a record longer than a row: `drop` it, `cut` it at the end or `split` it; counted in each case.
         max_faulty: the largest share of records that may be bad, of at least 1,000 read; 0 stops at the first. They are listed in quarantine.jsonl.
+        chat: set at the top level of the config.
     """
     return DataModule(
         tokenizer=tokenizer,
@@ -128,6 +130,7 @@ def build_data(
         chat=chat,
         overlong=overlong,
         max_faulty=max_faulty,
+        chat=chat,
     )
 
 
