@@ -44,7 +44,6 @@ class DataModule(LightningDataModule):
         augmentations: altered copies of each training picture, beside the picture itself.
         steps_per_epoch: what an epoch of the endless training stream is for Lightning, in batches of one rank.
         lanes: parts of the training stream; a multiple of the number of processes, and fixed for the life of a run.
-        chat: how conversations are written, see `Tokenizer`.
         overlong: what becomes of a record longer than a row: `drop` it, `cut` it or `split` it; counted in each case.
         max_faulty: the largest share of records that may be bad, of at least 1,000 read; 0 stops at the first. They are left
             out and listed in `quarantine.jsonl` in the run's folder.
@@ -63,7 +62,6 @@ class DataModule(LightningDataModule):
         augmentations: int = 0,
         steps_per_epoch: int = 1000,
         lanes: int = 24,
-        chat: Chat = "own",
         overlong: OverlongRule = "drop",
         max_faulty: float = MAX_FAULTY,
         chat: Chat = "own",
@@ -78,7 +76,6 @@ class DataModule(LightningDataModule):
         ):
             if number < least:
                 raise ValueError(f"data.{name} must be at least {least}, got {number}")
-        self.tokenizer, self.layout = Tokenizer(tokenizer, chat), layout
         if overlong not in OVERLONG_RULES:
             raise ValueError(f"data.overlong must be one of {', '.join(OVERLONG_RULES)}, got {overlong!r}")
         if not 0 <= max_faulty <= 1:

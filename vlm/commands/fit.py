@@ -93,7 +93,6 @@ def build_data(
     seed: int = 0,
     steps_per_epoch: int = 1000,
     lanes: int = 24,
-    chat: Any = "own",
     overlong: OverlongRule = "drop",
     max_faulty: float = 0.01,
     chat: Any = "own",
@@ -111,7 +110,6 @@ def build_data(
         seed: order of the data.
         steps_per_epoch: batches that Lightning takes for an epoch of the endless stream.
         lanes: parts of the stream, a multiple of the number of processes; fixed for the life of a run.
-        chat: set at the top level of the config.
         overlong: what becomes of a record longer than a row: `drop` it, `cut` it at the end or `split` it; counted in each case.
         max_faulty: the largest share of records that may be bad, of at least 1,000 read; 0 stops at the first. They are listed in quarantine.jsonl.
         chat: set at the top level of the config.
@@ -127,7 +125,6 @@ def build_data(
         seed=seed,
         steps_per_epoch=steps_per_epoch,
         lanes=lanes,
-        chat=chat,
         overlong=overlong,
         max_faulty=max_faulty,
         chat=chat,
