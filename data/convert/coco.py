@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from data.convert.captioned import captioned
 from data.convert.json_file import find_files
 from data.convert.record import OTHER_FORMAT, Draft, Item, LeftOut, Wanted
 from data.convert.settings import Settings
@@ -77,11 +78,10 @@ class Coco:
         if not isinstance(name, str):
             raise BadRecord(f"needs a text as file_name, got {name!r:.80}")
         captions = [_caption(one) for one in sorted(annotations, key=_by_id)]
-        content = [{"type": "image", "image": 0}, {"type": "text", "text": "\n".join(captions)}]
         identity = own.get("id")
         if type(identity) is not int and not (isinstance(identity, str) and identity):
             raise BadRecord(f"needs a whole number or a text as id, got {identity!r:.80}")
-        return Draft(str(identity), {"content": content}, (name,))
+        return captioned(self._settings, str(identity), name, captions)
 
 
 def read_captions(file: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

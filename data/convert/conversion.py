@@ -113,6 +113,8 @@ class Conversion:
             "--captions": None if self.settings.captions is None else str(self.settings.captions),
             "--skip-uncaptioned": self.settings.skip_uncaptioned,
             "--together": self.settings.together,
+            "--ask": self.settings.ask,
+            "--benchmark": self.settings.benchmark,
             "--shard-mb": None if self.shard_bytes is None else self.shard_bytes / 1e6,
             "--shard-records": self.shard_records,
             "--val": self.val_share,

@@ -38,6 +38,8 @@ _TAKERS = {
     "captions": ("pictures",),
     "skip_uncaptioned": ("pictures", "coco"),
     "together": ("coco",),
+    "ask": ("pictures", "coco"),
+    "benchmark": ("pictures", "coco"),
 }
 SHARDS = ("img2dataset", "webdataset", "shards", "tar")
 READ_AS_THEY_ARE = (

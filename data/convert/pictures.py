@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from data.convert.captioned import captioned
 from data.convert.json_file import line_texts, read_object
 from data.convert.picture_file import read_file
 from data.convert.record import OTHER_FORMAT, Draft, Item, LeftOut, Wanted
@@ -103,8 +104,7 @@ class Pictures:
             raise BadRecord(f"needs a text as caption, got {caption!r:.80}", OTHER_FORMAT)
         if not caption.strip():
             raise BadRecord("has an empty caption", "empty caption")
-        content = [{"type": "image", "image": 0}, {"type": "text", "text": caption.strip()}]
-        return Draft(identity, {"content": content}, (name,))
+        return captioned(self._settings, identity, name, [caption.strip()])
 
 
 def list_files(folder: Path) -> list[str]:

@@ -46,6 +46,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--together", action="store_true", help="coco: one record for all captions of a picture")
     parser.add_argument(
+        "--ask", metavar="QUESTION", help="pictures, coco: conversations; the user asks this, the caption is the answer"
+    )
+    parser.add_argument(
+        "--benchmark",
+        action="store_true",
+        help="with --ask: questions to score by, whose right answers are the captions",
+    )
+    parser.add_argument(
         "--number-ids", action="store_true", help="give each record its number as id, not the source's id"
     )
     parser.add_argument("--verify", action="store_true", help="decode each picture, not only its header")
@@ -80,6 +88,8 @@ def run(args: argparse.Namespace) -> int:
             captions=args.captions,
             skip_uncaptioned=args.skip_uncaptioned,
             together=args.together,
+            ask=args.ask,
+            benchmark=args.benchmark,
         ),
         out=args.out,
         shard_bytes=None if shard_mb is None else round(shard_mb * MEGABYTE),

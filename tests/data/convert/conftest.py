@@ -10,7 +10,7 @@ from data.convert.settings import Settings
 from data.sample import Sample, parse_sample
 from data.shards import open_shards
 
-SETTINGS = ("images", "captions", "skip_uncaptioned", "together")
+SETTINGS = ("images", "captions", "skip_uncaptioned", "together", "ask", "benchmark")
 
 
 def quiet(what: str) -> Callable[[int, int], None]:

@@ -42,6 +42,28 @@ def test_pictures_have_their_captions_beside_them(photos: Path, convert: Any, sa
     assert found[2].images == {"0.webp": (photos / "c.webp").read_bytes()}
 
 
+def test_a_question_makes_conversations_of_captions(photos: Path, convert: Any, samples: Any) -> None:
+    for name in ("a", "b", "c", "deep/a"):
+        (photos / f"{name}.txt").write_text(f"picture {name}")
+    convert("pictures", photos, ask="What is this?")
+    user, assistant = samples()[0].messages
+    assert user == Message("user", (image("0.jpg"), Part(text="What is this?")))
+    assert assistant == Message("assistant", (Part(text="picture a"),))
+
+
+def test_a_benchmark_has_the_captions_as_right_answers(photos: Path, tmp_path: Path, convert: Any) -> None:
+    table = tmp_path / "captions.csv"
+    table.write_text("file,caption\na.jpg,first\na.jpg,second\n")
+    options = {"skip_uncaptioned": True, "captions": table}
+    convert("pictures", photos, ask="What is this?", benchmark=True, **options)
+    shards = open_shards(tmp_path / "out")
+    questions = [parse_question(*shards.read(number)) for number in range(len(shards))]
+    assert [(one.id, one.answers) for one in questions] == [("a.jpg", ("first",)), ("a.jpg#2", ("second",))]
+    assert questions[0].content == (image("0.jpg"), Part(text="What is this?"))
+    with pytest.raises(ValueError, match="say what is asked"):
+        convert("pictures", photos, benchmark=True, **options)
+
+
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl"])
 def test_captions_may_stand_in_a_table_several_for_a_picture(
     photos: Path, tmp_path: Path, convert: Any, samples: Any, suffix: str
