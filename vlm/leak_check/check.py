@@ -90,7 +90,9 @@ def packings(records: Sequence[Record], num_rows: int, seed: int) -> list[list[R
     chance = np.random.default_rng([seed, 7])
     by_kind = [[record for record in records if record.kind == kind] for kind in KINDS]
     # Few pictures in many records: encoding them costs more than all else.
-    shortest = sorted(records, key=lambda record: (len(record.row.pictures), len(record.row)))[: max(2, len(records) // 3)]
+    shortest = sorted(records, key=lambda record: (len(record.row.pictures), len(record.row)))[
+        : max(2, len(records) // 3)
+    ]
     rows: list[list[Record]] = []
     while len(rows) < num_rows:
         if len(rows) % 4 == 3:

@@ -41,12 +41,13 @@ def compare(
     for name, station in one.stations.items():
         if name not in other.stations:
             continue
+        scale = scale_of(station.tensor)
         for turn, (here, there) in enumerate(pairs):
             mine, theirs = station.rows(here), other.stations[name].rows(there)
             if before is not None:
                 limit = _limit(one, name, here, before[turn]), _limit(other, name, there, before[turn])
                 mine, theirs = mine[: limit[0]], theirs[: limit[1]]
-            words, amount = "", relative(mine, theirs, station.tensor)
+            words, amount = "", relative(mine, theirs, scale)
             if mine.shape != theirs.shape:
                 words, amount = f"{len(mine)} rows of it instead of {len(theirs)}", float("inf")
             largest = max(largest, amount)
@@ -70,14 +71,19 @@ def _limit(trace: Trace, name: str, record: int, tokens: int) -> int:
     return int(closes[here].sum())
 
 
-def relative(one: Tensor, other: Tensor, whole: Tensor) -> float:
-    """The largest difference of two tensors, relative to the largest number of the whole one, if that is above 1."""
+def scale_of(whole: Tensor) -> float:
+    """The largest number of a tensor, if that is above 1."""
+    return max(1.0, float(whole.detach().abs().max())) if whole.is_floating_point() and whole.numel() else 1.0
+
+
+def relative(one: Tensor, other: Tensor, scale: float) -> float:
+    """The largest difference of two tensors of one shape, relative to the scale; infinite where one is no number."""
     if one.shape != other.shape or not one.numel():
         return 0.0
-    values = whole.detach().double()
-    scale = max(1.0, float(values.abs().max()))
-    apart = float((one.detach().double() - other.detach().double()).abs().max())
-    return apart / scale if apart == apart else float("inf")
+    if not one.is_floating_point():
+        return float((one != other).any())
+    apart = float((one.detach() - other.detach()).abs().max())
+    return apart / scale if apart == apart and scale == scale else float("inf")
 
 
 def crossing(trace: Trace, target: Tensor, allowed_rows: dict[str, Tensor]) -> tuple[float, str | None]:

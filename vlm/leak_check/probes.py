@@ -10,7 +10,7 @@ from torch import Tensor
 
 from data.batch import Batch, collate
 from data.image import prepare_crops
-from vlm.leak_check.differences import Difference, compare, crossing, outside_of, relative, rows_of
+from vlm.leak_check.differences import Difference, compare, crossing, outside_of, relative, rows_of, scale_of
 from vlm.leak_check.ledger import PROBES, Finding, Ledger
 from vlm.leak_check.records import Record
 from vlm.leak_check.trace import Trace, trace
@@ -127,7 +127,8 @@ class Prober:
         Down to the pixels for one record alone: going through an encoder costs more than all else.
         """
         of_tokens, of_pictures = (
-            self._ledger.of(probe, self._mode) for probe in ("gradient to others' tokens", "gradient to others' pictures")
+            self._ledger.of(probe, self._mode)
+            for probe in ("gradient to others' tokens", "gradient to others' pictures")
         )
         with_pictures = [place for place, crops in enumerate(whole.crops) if crops] or list(range(len(records)))
         down = with_pictures[int(self._chance.integers(len(with_pictures)))]
@@ -147,7 +148,9 @@ class Prober:
                 leaves = [whole.stations[name].tensor for name in names]
                 target = self._target(whole, place, record)
                 grads = torch.autograd.grad(target, leaves, retain_graph=True, allow_unused=True)
-                outside = [0.0 if g is None else outside_of(g, mine[name]) for g, name in zip(grads, names, strict=True)]
+                outside = [
+                    0.0 if g is None else outside_of(g, mine[name]) for g, name in zip(grads, names, strict=True)
+                ]
                 to_tokens, to_pictures = outside[0], max(outside[1:], default=0.0)
             of_tokens.note(to_tokens)
             if whole.pixels:
@@ -165,7 +168,7 @@ class Prober:
         here, there = [token_grad, *pixel_grads], [alone_token_grad, *alone_pixel_grads]
         for number, (one, other) in enumerate(zip(here, there, strict=True)):
             if one is not None and other is not None:
-                apart = relative(one, other, other)
+                apart = relative(one, other, scale_of(other))
                 finding.note(apart)
                 if apart > finding.allowed:
                     what = "pixels" if number else "tokens"
@@ -210,8 +213,9 @@ class Prober:
                 self._leak(finding, "number", words)
                 continue
             sizes = [sum(picture.slots_per_crop) for picture in record.row.pictures]
+            scale = scale_of(expected)
             parts = zip(found.split(sizes), expected.split(sizes), strict=True)
-            apart = [relative(one, other, expected) for one, other in parts]
+            apart = [relative(one, other, scale) for one, other in parts]
             finding.note(max(apart))
             if max(apart) > finding.allowed:
                 wrong = [str(number + 1) for number, amount in enumerate(apart) if amount > finding.allowed]

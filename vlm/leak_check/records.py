@@ -87,10 +87,10 @@ def find_records(
     return [Record(row, kind, place) for place, (kind, row) in enumerate(numbered)]
 
 
-def _drawn(sources: Sequence[ShardSet], chance: np.random.Generator) -> "list[Sample]":
+def _drawn(sources: Sequence[ShardSet], chance: np.random.Generator) -> list[Sample]:
     """Samples from all sources in turn, at random places; bad records are the data's business, not this check's."""
     places = [chance.permutation(len(source))[:READS].tolist() for source in sources]
-    samples = []
+    samples: list[Sample] = []
     for turn in range(max((len(place) for place in places), default=0)):
         for source, place in zip(sources, places, strict=True):
             if turn < len(place) and len(samples) < READS:

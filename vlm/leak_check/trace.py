@@ -75,7 +75,8 @@ def trace(
     found = Trace(batch, tuple(crops))
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(RecordNoise(seeds, batch.lengths))
+        if model.training:
+            stack.enter_context(RecordNoise(seeds, batch.lengths))
         stack.enter_context(_watch(model, found, has_graph))
         try:
             out = model(batch)

@@ -137,7 +137,9 @@ class Adapters:
             for path, value in own.items()
             if ".lora_" not in path
         }
-        write_model_folder(folder, self.model.portable_config, self.model.tokenizer, sizes, lambda path: [weights[path]()])
+        write_model_folder(
+            folder, self.model.portable_config, self.model.tokenizer, sizes, lambda path: [weights[path]()]
+        )
 
     def save(self, folder: Path, base: str | None) -> None:
         """Write the adapters alone, as `peft.PeftModel.from_pretrained` reads them.
