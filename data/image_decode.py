@@ -40,8 +40,7 @@ def decode_rgb(data: bytes) -> UInt8[Tensor, "3 H W"] | None:
         BadRecord: its header is bad.
     """
     width, height = check_header(data)
-    decode_jpeg = _jpeg_decoder()
-    if decode_jpeg is None or not is_plain_jpeg(data):
+    if not is_plain_jpeg(data) or (decode_jpeg := _jpeg_decoder()) is None:
         return None
     try:
         # A copy: torch warns of memory that cannot be written. 10 us for 200 kB.
