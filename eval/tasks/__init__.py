@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from eval.task import Task
-from eval.tasks import choice, demo
+from eval.tasks import choice, demo, vqa
 
 TASKS: dict[str, Callable[[], Task]] = {
     "demo/unseen-style": demo.unseen_style,
@@ -28,6 +28,9 @@ TASKS: dict[str, Callable[[], Task]] = {
     "blink": choice.blink,
     "mathvista/testmini": choice.mathvista,
     # short answers: eval/tasks/vqa.py
+    "vqav2/val": vqa.vqav2,
+    "gqa/testdev": vqa.gqa,
+    "textvqa/val": vqa.textvqa,
     # documents and charts: eval/tasks/document.py
     # hallucination: eval/tasks/hallucination.py
     # captions: eval/tasks/caption.py
