@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from eval.task import Task
-from eval.tasks import choice, demo, vqa
+from eval.tasks import choice, demo, document, vqa
 
 TASKS: dict[str, Callable[[], Task]] = {
     "demo/unseen-style": demo.unseen_style,
@@ -32,6 +32,10 @@ TASKS: dict[str, Callable[[], Task]] = {
     "gqa/testdev": vqa.gqa,
     "textvqa/val": vqa.textvqa,
     # documents and charts: eval/tasks/document.py
+    "docvqa/val": document.docvqa,
+    "infovqa/val": document.infovqa,
+    "chartqa/test": document.chartqa,
+    "ocrbench": document.ocrbench,
     # hallucination: eval/tasks/hallucination.py
     # captions: eval/tasks/caption.py
     # boxes: eval/tasks/grounding.py
