@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from eval.task import Task
-from eval.tasks import choice, demo, document, vqa
+from eval.tasks import choice, demo, document, hallucination, vqa
 
 TASKS: dict[str, Callable[[], Task]] = {
     "demo/unseen-style": demo.unseen_style,
@@ -36,7 +36,13 @@ TASKS: dict[str, Callable[[], Task]] = {
     "infovqa/val": document.infovqa,
     "chartqa/test": document.chartqa,
     "ocrbench": document.ocrbench,
-    # hallucination: eval/tasks/hallucination.py
+    # yes and no, and hallucination: eval/tasks/hallucination.py
+    "pope": hallucination.pope,
+    "mme": hallucination.mme,
+    "hallusionbench/all": hallucination.hallusionbench,
+    "hallusionbench/image": hallucination.hallusionbench_image,
+    "chair/val500": hallucination.chair,
+    "chair/karpathy": hallucination.chair_karpathy,
     # captions: eval/tasks/caption.py
     # boxes: eval/tasks/grounding.py
 }
