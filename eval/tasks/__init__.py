@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from eval.task import Task
-from eval.tasks import choice, demo, document, hallucination, vqa
+from eval.tasks import caption, choice, demo, document, hallucination, vqa
 
 TASKS: dict[str, Callable[[], Task]] = {
     "demo/unseen-style": demo.unseen_style,
@@ -44,6 +44,8 @@ TASKS: dict[str, Callable[[], Task]] = {
     "chair/val500": hallucination.chair,
     "chair/karpathy": hallucination.chair_karpathy,
     # captions: eval/tasks/caption.py
+    "coco-caption/karpathy": caption.coco_caption,
+    "nocaps/val": caption.nocaps,
     # boxes: eval/tasks/grounding.py
 }
 

@@ -65,12 +65,12 @@ def hallusionbench_image() -> Task:
 
 def chair() -> Task:
     """CHAIR (arXiv 1809.02156) of long descriptions of 500 pictures of val2014. Score: 1 - CHAIR_i; also CHAIR_s, recall."""
-    return _chair("chair/val500", "official/describe", 512)
+    return _chair("chair/val500", "llava/describe", 512)
 
 
 def chair_karpathy() -> Task:
     """CHAIR of one-sentence captions of Karpathy's test split, as in the paper. Score: 1 - CHAIR_i; also CHAIR_s, recall."""
-    return _chair("chair/karpathy", "official/caption", 64)
+    return _chair("chair/karpathy", "llava/caption", 64)
 
 
 def _hallusionbench(name: str) -> Task:
@@ -92,7 +92,7 @@ def _chair(name: str, prompt: str, max_new_tokens: int) -> Task:
     return Task(
         name=name,
         questions=Benchmark(name),
-        prompts={"official": prompt},
+        prompts={"llava": prompt},
         extract=WHOLE,
         metric=chair_of_caption,
         headline=CHAIR,
