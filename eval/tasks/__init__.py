@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from eval.task import Task
-from eval.tasks import caption, choice, demo, document, hallucination, vqa
+from eval.tasks import caption, choice, demo, document, grounding, hallucination, vqa
 
 TASKS: dict[str, Callable[[], Task]] = {
     "demo/unseen-style": demo.unseen_style,
@@ -47,9 +47,14 @@ TASKS: dict[str, Callable[[], Task]] = {
     "coco-caption/karpathy": caption.coco_caption,
     "nocaps/val": caption.nocaps,
     # boxes: eval/tasks/grounding.py
+    **grounding.refcoco_tasks(),
 }
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "demo": ("demo/unseen-style", "demo/held-out-category", "demo/presence", "demo/counting", "demo/caption"),
     "mmmu-pro": ("mmmu-pro/standard", "mmmu-pro/vision"),
+    **{
+        name: tuple(split for split in grounding.SPLITS if split.startswith(f"{name}/"))
+        for name in ("refcoco", "refcoco-plus", "refcocog")
+    },
 }
