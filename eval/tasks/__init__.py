@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from eval.task import Task
-from eval.tasks import caption, choice, demo, document, grounding, hallucination, vqa
+from eval.tasks import caption, choice, demo, document, grounding, hallucination, text, vqa
 
 TASKS: dict[str, Callable[[], Task]] = {
     "demo/unseen-style": demo.unseen_style,
@@ -48,6 +48,8 @@ TASKS: dict[str, Callable[[], Task]] = {
     "nocaps/val": caption.nocaps,
     # boxes: eval/tasks/grounding.py
     **grounding.refcoco_tasks(),
+    # how well text is predicted: eval/tasks/text.py
+    "text/demo": text.held_out_glosses,
 }
 
 GROUPS: dict[str, tuple[str, ...]] = {
