@@ -65,6 +65,8 @@ def _texts(path: Path, source: str) -> Iterator[tuple[str, str]]:
     """Name and text of each."""
     files = sorted(path.glob("*.txt")) if path.is_dir() else [path] if path.suffix == ".txt" else []
     for file in files:
+        if not file.is_file():
+            raise ValueError(f"no file {file}")
         try:
             yield file.name, file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:

@@ -71,6 +71,14 @@ def test_parquet_files_are_a_release_too(bench: Any, picture: Callable[..., byte
     assert bench.prepare("vqav2/val")["73000"].meta == {"question_type": "what is"}
 
 
+def test_fields_of_another_kind_are_no_traceback(release: Any) -> None:
+    row = {name: ROWS[0][name] for name in ("question_id", "answer_type", "question_type")}
+    release.write(ANNOTATIONS, json.dumps({"annotations": [row | {"answers": None}]}))
+    with pytest.raises(ValueError, match=r"task vqav2/val: a file of the release is not of the form .*needed: v2_Open"):
+        release.prepare("vqav2/val")
+    assert not release.benchmarks.exists()
+
+
 def test_a_question_without_an_annotation_and_a_picture_that_is_missing_are_named(release: Any) -> None:
     (release.release / "val2014/COCO_val2014_000000000073.jpg").unlink()
     with pytest.raises(ValueError, match=r"lacks the picture val2014/COCO_val2014_000000000073\.jpg"):

@@ -95,8 +95,9 @@ def test_what_is_no_text_is_named(tmp_path: Path) -> None:
     write_shard(tmp_path / "d.tar", [("q", {"json": json.dumps(turns).encode()})])
     with pytest.raises(ValueError, match=r"d\.tar: record 'q' has turns or pictures"):
         read_texts(tmp_path / "d.tar")
-    with pytest.raises(ValueError, match=r"nothing\.jsonl"):
-        read_texts(tmp_path / "nothing.jsonl")
+    for name in ("nothing.jsonl", "nothing.txt", "nothing.tar"):
+        with pytest.raises(ValueError, match=name):
+            read_texts(tmp_path / name)
 
 
 @pytest.mark.long
