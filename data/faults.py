@@ -79,16 +79,16 @@ class FaultLog:
         return is_new
 
     def _add(self, fault: Fault) -> None:
-        if not any(source == fault.source for source, _ in self.counts):
+        kind = (fault.source, fault.reason)
+        if kind not in self.counts:
             what = "changed" if fault.reason in (BY_RULE["cut"], BY_RULE["split"]) else "skipped"
             log.warning(
-                "source %s: %s %s: %s. More of this source are counted, not shown.",
+                "source %s: %s %s: %s. More of this kind are counted, not shown.",
                 fault.source,
                 what,
                 fault.where,
                 fault.message,
             )
-        kind = (fault.source, fault.reason)
         self.counts[kind] += 1
         named = self.keys.setdefault(kind, [])
         if len(named) < NAMED:

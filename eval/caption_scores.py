@@ -16,6 +16,8 @@ from types import ModuleType
 from typing import Any, Literal
 
 METRICS = ("CIDEr", "BLEU", "ROUGE-L", "METEOR")
+TOKENIZERS = ("ptb", "plain")
+_PTB = ("the Penn Treebank tokenizer", 'or ask for tokenizer "plain", whose figures are not comparable')
 # What the official wrapper drops. It lists "-LRB-" too, but the tokens are lower-case by then: "-lrb-" stays in captions.
 _DROPPED = frozenset(("''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", *".?!,:;-", "--", "..."))
 _LINE_BREAKS = re.compile(r"[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
@@ -57,13 +59,12 @@ def caption_scores(
         ValueError: no captions, pictures that differ, an unknown name, or Java or pycocoevalcap is missing.
     """
     _check(captions, references, metrics)
+    require_scorers(metrics, tokenizer)
     scorers = _import_scorers(metrics)
     names = list(captions)
     said = {name: [captions[name]] for name in names}
     right = {name: list(references[name]) for name in names}
-    tokenize = {"ptb": tokenize_ptb, "plain": tokenize_plain}.get(tokenizer)
-    if tokenize is None:
-        raise ValueError(f"unknown tokenizer {tokenizer!r}; known: ptb, plain")
+    tokenize = tokenize_ptb if tokenizer == "ptb" else tokenize_plain
     said, right = tokenize(said), tokenize(right)
     result: dict[str, Any] = {}
     by_caption: dict[str, list[float]] = {}
@@ -78,13 +79,26 @@ def caption_scores(
     return result | {"tokenizer": tokenizer, "n": len(names), "by_caption": by_caption}
 
 
+def require_scorers(metrics: Sequence[str] = ("CIDEr", "BLEU", "ROUGE-L"), tokenizer: str = "ptb") -> None:
+    """Refuse what could not be scored here, before anything is generated.
+
+    Raises:
+        ValueError: an unknown tokenizer, or Java or pycocoevalcap is missing.
+    """
+    if tokenizer not in TOKENIZERS:
+        raise ValueError(f"unknown tokenizer {tokenizer!r}; known: {', '.join(TOKENIZERS)}")
+    _import_scorers(metrics)
+    if tokenizer == "ptb":
+        _find_java(*_PTB)
+
+
 def tokenize_ptb(texts: Captions) -> dict[str, list[str]]:
     """Lower-case Penn Treebank tokens with blanks between, punctuation dropped, by Stanford's tokenizer 3.4.1.
 
     Raises:
         ValueError: Java or pycocoevalcap, which holds the tokenizer, is missing, or Java fails.
     """
-    java = _find_java("the Penn Treebank tokenizer", 'or ask for tokenizer "plain", whose figures are not comparable')
+    java = _find_java(*_PTB)
     jar = Path(_module("pycocoevalcap.tokenizer.ptbtokenizer").__file__ or "").with_name("stanford-corenlp-3.4.1.jar")
     lines = [_LINE_BREAKS.sub(" ", text) for some in texts.values() for text in some]
     # Not the package's own wrapper: it writes into the package's folder, which may be read-only.

@@ -138,9 +138,10 @@ def _outcome(task: Task, asked: Asked, prediction: Prediction) -> Outcome:
         chosen = output.index(best)
         tied, answer, value = output.count(best) > 1, truth.choices[chosen], float(chosen == truth.answer)
     else:
-        if not isinstance(output, str):
-            raise ValueError(f"task {task.name}: {asked.id!r} needs a text but was kept as {output!r}")
-        answer = task.extract(output, truth)
+        if isinstance(output, str) == (task.mode == "rate") or output is None:
+            wanted = "a log-probability" if task.mode == "rate" else "a text"
+            raise ValueError(f"task {task.name}: {asked.id!r} needs {wanted} but was kept as {output!r}")
+        answer = task.extract(output if isinstance(output, str) else repr(output[0]), truth)
         value = 0.0 if answer is None else float(task.metric(answer, truth))
     return Outcome(
         truth=truth,

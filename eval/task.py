@@ -18,7 +18,7 @@ from eval.outcome import Outcome
 from eval.prompt import SLOT, check_prompt, fill_prompt, read_prompt, shows_options, slots_of
 from eval.truth import LETTERS, Extract, Metric, Truth, against_answers, from_text
 
-Mode = Literal["generate", "choose"]
+Mode = Literal["generate", "choose", "rate"]  # rate: the likelihood of the answer itself
 Rule = Literal["sum", "per-token", "letter"]
 RULES: dict[Rule, str] = {
     "sum": "sum of log-probabilities incl. end token",
@@ -47,7 +47,10 @@ class Answerer(Protocol):
         ...
 
     def score(self, questions: Sequence[Question], candidates: Sequence[Sequence[str]]) -> list[list[float]]:
-        """Sum of the log-probabilities of each candidate's tokens and of the end token, given its question."""
+        """Sum of the log-probabilities of each candidate's tokens and of the end token, given its question.
+
+        A question without content is none: the candidate is a document of its own (mode rate).
+        """
         ...
 
     def fingerprint(self) -> str:
@@ -99,8 +102,8 @@ class Task:
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise ValueError(f"task name {self.name!r} is also a folder: use letters, digits, '.', '_', '-' and '/'")
-        if self.mode not in ("generate", "choose"):
-            raise ValueError(f"task {self.name}: mode is {self.mode!r}; it must be 'generate' or 'choose'")
+        if self.mode not in get_args(Mode):
+            raise ValueError(f"task {self.name}: mode is {self.mode!r}; it must be 'generate', 'choose' or 'rate'")
         if self.rule not in get_args(Rule):
             raise ValueError(f"task {self.name}: rule is {self.rule!r}; it must be one of {', '.join(get_args(Rule))}")
         if self.max_new_tokens < 1:
@@ -124,7 +127,9 @@ class Task:
         return replace(question, content=fill_prompt(prompt, question.content, slots_of(question)))
 
     def candidates(self, truth: Truth) -> tuple[str, ...]:
-        """Choose: what is ranked, in the order of the choices."""
+        """Choose: what is ranked, in the order of the choices. Rate: the answer."""
+        if self.mode == "rate":
+            return truth.targets[:1]
         return tuple(LETTERS[: len(truth.choices)]) if self.rule == "letter" else truth.choices
 
 
@@ -172,7 +177,7 @@ def fault(question: Question, mode: Mode) -> str | None:
         if answer is None:
             return "mode choose needs `answer`, the place of the right choice"
     elif not right_answers(question) and question.box is None:
-        return "mode generate needs `answers`, `choices` with `answer`, or `box`"
+        return f"mode {mode} needs `answers`, `choices` with `answer`, or `box`"
     return None
 
 

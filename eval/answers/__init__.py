@@ -12,7 +12,7 @@ from eval.answers.choices import (
     parse_leading_letter,
     parse_scienceqa,
 )
-from eval.answers.lines import first_line, parse_yes_no, yes_no
+from eval.answers.lines import first_line, parse_yes_no, whole_response, yes_no
 from eval.answers.mathvista import extract_mathvista, normalize_mathvista
 from eval.answers.open_answers import match_open_mmmu, parse_counts, parse_open_mmmu
 
@@ -31,5 +31,6 @@ __all__ = [
     "parse_open_mmmu",
     "parse_scienceqa",
     "parse_yes_no",
+    "whole_response",
     "yes_no",
 ]

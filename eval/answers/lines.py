@@ -17,6 +17,11 @@ def first_line(text: str) -> str | None:
     return next((line.strip() for line in text.splitlines() if line.strip()), None)
 
 
+def whole_response(text: str) -> str | None:
+    """All of the response without blanks around it; None if there is nothing."""
+    return text.strip() or None
+
+
 def yes_no(text: str) -> str | None:
     """ "yes" or "no" if the first word of the first line is one of them, in any case, with punctuation around it."""
     line = first_line(text)

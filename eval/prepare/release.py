@@ -56,6 +56,21 @@ class Release:
             raise self.wrong(f"has {len(found)} files of the name {found[0].name}, such as {found[0]} and {found[1]}")
         return found[0]
 
+    def folder_of(self, *names: str, near: Path) -> Path:
+        """The first of these folders that is there, beside a file or in the release; else the first, for the error to name."""
+        places = [base / name for name in names for base in (near.parent, self.folder)]
+        return next((place for place in places if place.is_dir()), self.folder / names[0])
+
+    def coco_picture(self, split: str, number: int) -> bytes:
+        """A picture of COCO 2014 (`val2014`, `train2014`) by its number, where people unpack it.
+
+        Raises:
+            ValueError: it is missing.
+        """
+        name = f"COCO_{split}_{number:012d}.jpg"
+        places = [self.folder / folder / split / name for folder in ("", "images", "coco", "coco/images")]
+        return self.picture(next((place for place in places if place.is_file()), places[0]))
+
     def wrong(self, fault: str) -> ValueError:
         """An error that says what is missing, what is needed and what is there."""
         there = sorted(f"{path.name}/" if path.is_dir() else path.name for path in self.folder.iterdir())

@@ -66,9 +66,19 @@ def prepare(task: str, release: Path, benchmarks: Path, progress: Progress | Non
     if not first.replace("-", "_").isidentifier() or find_spec(module) is None:
         raise ValueError(f"task {task!r} has no converter {module}")
     converter = import_module(module)
-    items = converter.read(Release(release, converter.NEEDS), part)
+    items = _of_release(task, converter.read(Release(release, converter.NEEDS), part), converter.NEEDS)
     done = write_benchmark(benchmarks / task, task, items, progress)
     return replace(done, expected=getattr(converter, "COUNTS", {}).get(part))
+
+
+def _of_release(task: str, items: Iterable[Item], needs: str) -> Iterator[Item]:
+    """The items; fields of other kinds than a converter reads become an error for people."""
+    try:
+        yield from items
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"task {task}: a file of the release is not of the form that is read ({type(error).__name__}: {error}); needed: {needs}"
+        ) from error
 
 
 def write_benchmark(folder: Path, task: str, items: Iterable[Item], progress: Progress | None = None) -> Prepared:

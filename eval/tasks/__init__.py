@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from eval.task import Task
-from eval.tasks import choice, demo
+from eval.tasks import caption, choice, demo, document, grounding, hallucination, text, vqa
 
 TASKS: dict[str, Callable[[], Task]] = {
     "demo/unseen-style": demo.unseen_style,
@@ -28,13 +28,35 @@ TASKS: dict[str, Callable[[], Task]] = {
     "blink": choice.blink,
     "mathvista/testmini": choice.mathvista,
     # short answers: eval/tasks/vqa.py
+    "vqav2/val": vqa.vqav2,
+    "gqa/testdev": vqa.gqa,
+    "textvqa/val": vqa.textvqa,
     # documents and charts: eval/tasks/document.py
-    # hallucination: eval/tasks/hallucination.py
+    "docvqa/val": document.docvqa,
+    "infovqa/val": document.infovqa,
+    "chartqa/test": document.chartqa,
+    "ocrbench": document.ocrbench,
+    # yes and no, and hallucination: eval/tasks/hallucination.py
+    "pope": hallucination.pope,
+    "mme": hallucination.mme,
+    "hallusionbench/all": hallucination.hallusionbench,
+    "hallusionbench/image": hallucination.hallusionbench_image,
+    "chair/val500": hallucination.chair,
+    "chair/karpathy": hallucination.chair_karpathy,
     # captions: eval/tasks/caption.py
+    "coco-caption/karpathy": caption.coco_caption,
+    "nocaps/val": caption.nocaps,
     # boxes: eval/tasks/grounding.py
+    **grounding.refcoco_tasks(),
+    # how well text is predicted: eval/tasks/text.py
+    "text/demo": text.held_out_glosses,
 }
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "demo": ("demo/unseen-style", "demo/held-out-category", "demo/presence", "demo/counting", "demo/caption"),
     "mmmu-pro": ("mmmu-pro/standard", "mmmu-pro/vision"),
+    **{
+        name: tuple(split for split in grounding.SPLITS if split.startswith(f"{name}/"))
+        for name in ("refcoco", "refcoco-plus", "refcocog")
+    },
 }

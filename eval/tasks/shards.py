@@ -129,7 +129,7 @@ def shards_task(
         name: of the task and of its folder; "shards/<file name>" if not given.
     """
     return Task(
-        name=name if name is not None else f"shards/{_file_name(str(source))}",
+        name=name if name is not None else task_name_of(source, "shards"),
         questions=lambda: read_questions(source, mode),
         mode=mode,
         prompt=prompt,
@@ -140,7 +140,8 @@ def shards_task(
     )
 
 
-def _file_name(source: str) -> str:
+def task_name_of(source: str | Path, kind: str) -> str:
+    """KIND/FILE, a name that can be a folder's."""
     path = Path(source)
     stem = path.parent.name if path.name == "dataset.json" else path.name.removesuffix(".tar")
-    return re.sub(r"[^A-Za-z0-9_]+", "-", stem).strip("-") or "questions"
+    return f"{kind}/{re.sub(r'[^A-Za-z0-9_]+', '-', stem).strip('-') or 'questions'}"

@@ -12,7 +12,7 @@ def fault(index: int, source: str = "a", reason: str = "bad JSON") -> Fault:
     return Fault(source, reason, index, "a.tar", str(index), f"record '{index}' is bad", {"json": "00"})
 
 
-def test_a_fault_is_counted_once_and_the_first_of_a_source_is_shown(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_fault_is_counted_once_and_the_first_of_a_kind_is_shown(caplog: pytest.LogCaptureFixture) -> None:
     faults = FaultLog({"a": 500, "b": 500})
     faults.add((fault(1), fault(2), fault(1), fault(1, "b")), {"a": 400, "b": 400})
     assert faults.counts == {("a", "bad JSON"): 2, ("b", "bad JSON"): 1}

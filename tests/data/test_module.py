@@ -7,7 +7,7 @@ import pytest
 
 from data.image import ImageLayout
 from data.module import DataModule, SourceConfig
-from data.shards import BadShard, write_shard
+from data.shards import BadShard, ShardSet, write_shard
 
 pytestmark = pytest.mark.long
 
@@ -45,8 +45,9 @@ def test_bad_records_are_skipped_counted_and_named(
     kinds = ("corrupt picture", "bad JSON", "missing member", "longer than row_tokens")
     assert module.faults == {(folder, kind): 1 for kind in kinds}
     assert module.fault_keys[folder, "corrupt picture"] == [f"{folder}/000000.tar, key p00003"]
-    shown, summary = (record.getMessage() for record in caplog.records)
-    assert f"{folder}/000000.tar, key" in shown
+    *shown, summary = (record.getMessage() for record in caplog.records)
+    assert len(shown) == 4
+    assert all(f"{folder}/000000.tar, key" in line for line in shown)
     assert summary.startswith("records of data.train left out or changed: ")
     for kind in kinds:
         assert f"1 x {kind}" in summary
@@ -141,3 +142,41 @@ def test_the_command_line_can_build_it(tokenizer_file: Path) -> None:
     config = parser.parse_args([f"--data.tokenizer={tokenizer_file}", "--data.layout=null", f"--data.train={train}"])
     module = parser.instantiate(config).data
     assert module._configs["train"] == [SourceConfig("demo:train/emoji", 0.5), SourceConfig("other/folder")]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_error_of_the_disk_ends_the_run_in_one_line_and_is_no_fault(
+    tmp_path: Path,
+    tokenizer_file: Path,
+    make: SimpleNamespace,
+    num_workers: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = make.write_records(tmp_path / "s", [make.text_record(i) for i in range(50)])
+    module = module_of(tokenizer_file, None, folder, num_workers=num_workers)
+    loader = module.train_dataloader()
+    read = ShardSet.read
+
+    def fail(shards: ShardSet, index: int) -> tuple[str, dict[str, bytes]]:
+        if index == 17:
+            raise OSError(5, "Input/output error", "s/a.tar")
+        return read(shards, index)
+
+    monkeypatch.setattr(ShardSet, "read", fail)
+    with pytest.raises(ValueError, match=r"^\[Errno 5\] Input/output error: 's/a\.tar'$"):
+        list(loader)
+    assert module.faults == {}
+    module.teardown()
+
+
+def test_the_evaluation_plan_reads_each_record_once_before_it_begins(
+    tmp_path: Path, tokenizer_file: Path, make: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make.write_records(tmp_path / "s", [make.text_record(i) for i in range(40)])
+    module = module_of(tokenizer_file, None, folder, val=[folder])
+    reads: list[int] = []
+    read = ShardSet.read
+    monkeypatch.setattr(ShardSet, "read", lambda shards, index: reads.append(index) or read(shards, index))
+    [loader] = module.val_dataloader()
+    assert sorted(reads) == list(range(40))
+    assert sorted(name for batch in loader for name in batch.sample_ids) == sorted(f"text-{i}" for i in range(40))

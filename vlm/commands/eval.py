@@ -39,8 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--mode",
-        choices=("choose", "generate"),
-        help="with --shards: rank the record's choices, or compare a written answer",
+        choices=("choose", "generate", "rate"),
+        help="with --shards: rank the record's choices, compare a written answer, or rate text: bits per byte of a .txt, a .jsonl "
+        "with text, a folder of .txt, or shards of text",
     )
     parser.add_argument(
         "--out",
@@ -169,8 +170,15 @@ def task_of_shards(args: argparse.Namespace) -> "Task":
 
     if args.mode is None:
         raise ValueError(
-            "--shards needs --mode choose (rank the record's choices) or --mode generate (compare a written answer)"
+            "--shards needs --mode choose (rank the record's choices), --mode generate (compare a written answer) or "
+            "--mode rate (bits per byte of text)"
         )
+    if args.mode == "rate":
+        from eval.tasks.text import text_task
+
+        rated = text_task(args.shards)
+        texts = rated.questions()
+        return replace(rated, questions=lambda: texts)
     open_shards(args.shards)
     task = shards_task(args.shards, args.mode)
     if args.skip_bad:

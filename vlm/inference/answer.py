@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 
 from data.sample import BadRecord, Question
-from data.text import Row, prompt_row
+from data.text import Row, opening_row, prompt_row
 from encoders.feature_cache import FeatureCache
 from eval.task import Answer
 from vlm.inference.generate import Request, generate
@@ -63,11 +63,13 @@ class ModelAnswerer:
         return [len(self.model.tokenizer.encode(text)) + 1 for text in texts]
 
     def prompt(self, question: Question) -> Row:
-        """The question as the model reads it, up to where its answer begins.
+        """The question as the model reads it, up to where its answer begins; one without content is how a document begins.
 
         Raises:
             ValueError: the question has a picture, or something else the model cannot take; names the question.
         """
+        if not question.content:
+            return replace(opening_row(None, self.model.tokenizer), sample_id=question.id)
         try:
             row = prompt_row(question.content, question.images, self.model.tokenizer, self.model.layout)
         except ValueError as error:

@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,10 @@ def draw(number: int, kind: str = "PNG") -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (8 + number, 6), (number * 9 % 256, 40, 200)).save(file, kind)
     return file.getvalue()
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 class Says:
@@ -67,6 +72,10 @@ class Bench:
 
     def prepare(self, task: str) -> dict[str, Question]:
         prepare(task, self.release, self.benchmarks)
+        again = self.benchmarks.with_name("again")
+        prepare(task, self.release, again)
+        assert files_of(again / task) == files_of(self.benchmarks / task)  # of every converter: the same bytes
+        shutil.rmtree(again)
         return {question.id: question for question in find_task(task).questions()}
 
     def ask(self, task: str, texts: Mapping[str, str], prompt: str | None = None) -> tuple[Result, Says]:

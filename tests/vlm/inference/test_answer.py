@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.sample import BadRecord, Question
+from data.sample import BadRecord, Part, Question, Sample
+from data.text import sample_row
 from encoders.feature_cache import FeatureCache
 from encoders.protocol import encoder_key
 from eval.task import Answerer
+from tests.vlm.inference.oracle import logprobs_by_forward
 from vlm.inference.answer import ModelAnswerer
 from vlm.inference.pictures import PictureFeatures
 from vlm.model import VisionLanguageModel
@@ -107,3 +109,14 @@ def test_the_memory_of_pictures_holds_what_was_prepared(model: VisionLanguageMod
     assert key in pictures
     assert pictures.read([key]).vectors.shape == (16, 24)
     assert pictures.read([key, key]).grids.tolist() == [[4, 4]] * 2
+
+
+def test_a_text_is_rated_as_the_document_it_would_be_in_training(model: VisionLanguageModel) -> None:
+    text = "There is a cat in the picture."
+    document = Question(key="k", id="k", content=(), images={}, answers=(text,))
+    ((rated,),) = ModelAnswerer(model).score([document], [[text]])
+    sample = Sample("k", "k", (Part(text=text),), None, {})
+    row = sample_row(sample, model.tokenizer, model.layout)
+    logprobs = logprobs_by_forward(model, row)[:-1].gather(1, torch.from_numpy(row.ids[1:])[:, None])
+    assert row.loss[1:].all()
+    assert rated == pytest.approx(logprobs.sum().item(), abs=1e-3)
