@@ -34,7 +34,7 @@ format: $(READY)
 
 constraints:  ## new pins, from the ranges in pyproject.toml; no address gets into the file
 	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --upgrade \
-	  --extra dev --extra weights --extra hf --extra build --extra plots --extra lora --extra eval \
+	  --extra dev --extra weights --extra hf --extra build --extra plots --extra lora --extra eval --extra parquet --extra remote \
 	  --generate-hashes --no-header --no-annotate --no-emit-index-url -q -o constraints.txt
 
 wheel: $(READY)

@@ -80,6 +80,10 @@ def encode_by_size(
     grids = torch.zeros(len(images), 2, dtype=torch.int64)
     for same_size in places.values():
         maps = feature_map(torch.stack([images[place] for place in same_size]))
+        if maps.requires_grad:
+            # Of one image, the gradient comes back as (1 w rows columns) with the strides of rows of w, for which the backward
+            # pass of torch 2.15's batch norm on the CPU reads other numbers: gradients of one image were wrong by 100 %.
+            maps.register_hook(Tensor.contiguous)
         grids[same_size] = torch.tensor(maps.shape[2:])
         for place, vector in zip(same_size, maps.flatten(2).transpose(1, 2), strict=True):
             vectors[place] = vector

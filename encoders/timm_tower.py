@@ -6,6 +6,7 @@ Prefix tokens (class, registers, distillation), whatever their number, are split
 import difflib
 import itertools
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from encoders.library_encoder import REFUSALS, first_line
+from encoders.recurrence import without_steps
 
 
 def check_name(name: str) -> None:
@@ -91,7 +93,7 @@ class TimmTower:
 
         embed: Any = getattr(model, "patch_embed", None) or getattr(model, "embeds", None)
         is_free = isinstance(embed, NaFlexEmbeds) or (isinstance(embed, PatchEmbed) and not embed.strict_img_size)
-        if not is_free or getattr(embed, "dynamic_img_pad", False):
+        if not is_free or getattr(embed, "dynamic_img_pad", False) or self._is_of_one_size:
             return None
         patch = embed.patch_size
         rows, columns = found.shape[2:]
@@ -136,8 +138,9 @@ class TimmTower:
         # Some such models read beyond their position tables, which the meta device would not notice.
         if self._is_of_one_size and tuple(batch.shape[2:]) != (self.size_px, self.size_px):
             raise ValueError(f"it was built for {self.size_px} x {self.size_px} pixels; set size_px for another size")
-        found = model.forward_intermediates(
-            batch, indices=self.indices, norm=self.norm, output_fmt="NCHW", intermediates_only=True
-        )
+        with without_steps() if batch.is_meta else nullcontext():
+            found = model.forward_intermediates(
+                batch, indices=self.indices, norm=self.norm, output_fmt="NCHW", intermediates_only=True
+            )
         by_depth = sorted(self.indices)
         return [found[by_depth.index(index)] for index in self.indices]

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from data.image import ImageSpec
 from encoders.check import check_encoder
 from encoders.patch_encoder import PatchEncoder
-from encoders.protocol import VisionEncoder, encode_by_size, encoder_key, from_name
+from encoders.protocol import Features, VisionEncoder, encode_by_size, encoder_key, from_name
 
 MY_MODULE = """
 import torch
@@ -122,3 +123,32 @@ def test_equal_sizes_run_as_one_batch() -> None:
 
     encode_by_size(encoder, [torch.randn(3, 32, 32), torch.randn(3, 16, 32), torch.randn(3, 32, 32)], note)
     assert batches == [2, 1]
+
+
+class NormedPatches(PatchEncoder):
+    """Patches behind a batch norm at rest, as in a frozen or a fine-tuned convolutional tower."""
+
+    def __init__(self) -> None:
+        super().__init__(size_px=24, patch_px=8, width=6)
+        self.norm = nn.BatchNorm2d(6)
+        nn.init.normal_(self.norm.weight)
+        nn.init.uniform_(self.norm.running_var, 0.5, 2)
+        self.double().eval()
+
+    def encode(self, images: Sequence[Tensor]) -> Features:
+        return encode_by_size(self, images, lambda batch: self.norm(self.project(batch)))
+
+
+def test_one_image_has_the_gradient_that_it_has_among_others() -> None:
+    torch.manual_seed(0)
+    encoder = NormedPatches()
+    images = torch.randn(2, 3, 24, 24, dtype=torch.float64)
+    weight = torch.randn(9, 6, dtype=torch.float64)
+
+    def gradient(number: int) -> Tensor:
+        leaves = [image.clone().requires_grad_() for image in images[:number]]
+        (encoder.encode(leaves).vectors[:9] * weight).sum().backward()
+        assert leaves[0].grad is not None
+        return leaves[0].grad
+
+    torch.testing.assert_close(gradient(1), gradient(2))

@@ -48,6 +48,13 @@ def test_several_layers_are_those_layers_side_by_side(name: str) -> None:
     torch.testing.assert_close(both.encode([image]).vectors, expected, rtol=0, atol=1e-6)
 
 
+def test_a_plain_vit_built_for_one_size_refuses_others_by_its_grid_alone() -> None:
+    encoder = TimmEncoder("samvit_base_patch16_224")
+    assert encoder.grid(224, 224) == (14, 14)
+    with pytest.raises(ValueError, match="built for 224 x 224 pixels"):
+        encoder.grid(112, 112)
+
+
 def test_a_model_built_for_one_size_says_so_without_weights() -> None:
     encoder = TimmEncoder("mvitv2_tiny", size_px=64)
     assert encoder.grid(64, 64) == (2, 2)

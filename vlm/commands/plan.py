@@ -122,6 +122,16 @@ def read_run(configs: Sequence[str]) -> "tuple[ModelConfig, dict[str, Any]]":
     Raises:
         ValueError: a file or a setting that `vlm fit` would refuse too.
     """
+    group = vars(read_settings(configs)["model"])
+    return group["config"], group
+
+
+def read_settings(configs: Sequence[str]) -> dict[str, Any]:
+    """All groups of a run's config, by name.
+
+    Raises:
+        ValueError: a file or a setting that `vlm fit` would refuse too.
+    """
     from vlm.commands import fit
     from vlm.commands.configs import found_configs, read_yaml_strictly
 
@@ -148,8 +158,7 @@ def read_run(configs: Sequence[str]) -> "tuple[ModelConfig, dict[str, Any]]":
         )
     finally:
         sys.argv = saved
-    group = vars(reader.config["model"])
-    return group["config"], group
+    return vars(reader.config)
 
 
 def matched_models(

@@ -249,28 +249,43 @@ def test_the_pages_table_has_the_rates_and_steps_of_the_configs() -> None:
         assert [float(found) for found in re.findall(r"\d+e-\d+", learns)] == list(optimizer.get("lr_of", {}).values())
 
 
-def test_the_pages_lines_write_shards_that_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pages_commands_make_the_shards_that_the_configs_name(
+    vlm: Vlm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    (lines,) = code_blocks("python")
+    _, commands = (block for block in code_blocks("bash") if "data write" in block or "fit" in block)
     jpeg = io.BytesIO()
     Image.new("RGB", (32, 32), "red").save(jpeg, "JPEG")
-    (tmp_path / "llava-558k" / "00000").mkdir(parents=True)
-    (tmp_path / "llava-558k" / "00000" / "a.jpg").write_bytes(jpeg.getvalue())
     asked = {"from": "human", "value": "What is this?\n<image>"}
-    seen = {"id": "a", "image": "00000/a.jpg", "conversations": [asked, {"from": "gpt", "value": "a red square"}]}
-    read = {"id": 7, "conversations": [{"from": "human", "value": "Hello"}, {"from": "gpt", "value": "Hi"}]}
-    records = [seen, read] * 2502
-    (tmp_path / "llava-558k" / "blip_laion_cc_sbu_558k.json").write_text(json.dumps(records))
-    names: dict[str, Any] = {}
-    exec(compile(lines, "docs/stages.md", "exec"), names)
-    train, val = open_shards("shards/llava-558k/train"), open_shards("shards/llava-558k/val")
-    assert (len(train), len(val)) == (4, 5000)
-    names["write_shards"](records[:5], "llava-558k", "small", per_shard=2)
-    assert [len(shard) for shard in open_shards("small").shards] == [2, 2, 1]
-    first, second = (parse_sample(*train.read(place)) for place in range(2))
+    for folder, name in (("llava-558k", "blip_laion_cc_sbu_558k"), ("llava-665k", "llava_v1_5_mix665k")):
+        (tmp_path / folder / "00000").mkdir(parents=True)
+        records: list[dict[str, Any]] = []
+        for number in range(300):
+            data = jpeg.getvalue() + number.to_bytes(2, "big")  # what follows a JPEG's end is ignored
+            (tmp_path / folder / "00000" / f"{number}.jpg").write_bytes(data)
+            identity = str(number % 150 if folder == "llava-665k" else number)
+            turns = [asked, {"from": "gpt", "value": f"a red square, {number}"}]
+            records.append({"id": identity, "image": f"00000/{number}.jpg", "conversations": turns})
+        records.append(
+            {"id": "x", "conversations": [{"from": "human", "value": "Hello"}, {"from": "gpt", "value": "Hi"}]}
+        )
+        (tmp_path / folder / f"{name}.json").write_text(json.dumps(records))
+    (tmp_path / "fineweb-edu").mkdir()
+    lines = (json.dumps({"text": f"text {number}", "id": f"<urn:uuid:{number}>"}) + "\n" for number in range(3000))
+    (tmp_path / "fineweb-edu" / "000.jsonl").write_text("".join(lines))
+    for line in commands.splitlines():
+        program, *arguments = shlex.split(line)
+        code, _, err = vlm(*arguments, "--workers", "1")
+        assert (program, code) == ("vlm", 0), err
+    made = {path.parent.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("dataset.json")}
+    named = {
+        source["path"] if isinstance(source, dict) else source
+        for stage in STAGES
+        for split in ("train", "val")
+        for source in settings_of(CONFIGS / f"{stage}.yaml")["data"][split]
+    }
+    assert {name for name in named if name.startswith("shards/")} == made | {"shards/cc12m/train", "shards/cc12m/val"}
+    first = parse_sample(*open_shards("shards/llava-665k/train").read(0))
     assert first.messages is not None
-    assert second.messages is not None
     assert first.messages[0].parts == (Part(text="What is this?"), Part(image="0.jpg"))
-    assert first.messages[1].parts == (Part(text="a red square"),)
-    assert first.images == {"0.jpg": jpeg.getvalue()}
-    assert (second.id, second.messages[1].role, second.images) == ("7", "assistant", {})
+    assert sum(len(open_shards(f"shards/llava-665k/{split}")) for split in ("train", "val")) == 301

@@ -1,0 +1,1 @@
+"""What `vlm data doctor` and `vlm data show` print and draw."""
