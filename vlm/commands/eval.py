@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from eval.task import Task
 
 WORDS = {  # each is a file of its own, eval_WORD.py
+    "compare": "two evaluated models on the same questions, with a paired test",
     "prepare": "make a benchmark's shards of its official release",
     "tasks": "list the benchmarks, and which of them are prepared",
 }
