@@ -54,8 +54,8 @@ def compare_scores(task: Task, first: Sequence[str | Path], second: Sequence[str
     scores = np.array([[outcomes[name].score for name in asked] for outcomes in found])
     groups = [found[0][name].group for name in asked]
     ours, theirs = scores[: len(first)], scores[len(first) :]
-    question_error = _error_of_questions(ours.mean(0) - theirs.mean(0), groups)
-    return _comparison(task.name, ours.mean(1).tolist(), theirs.mean(1).tolist(), question_error)
+    error = question_error(ours.mean(0) - theirs.mean(0), groups)
+    return _comparison(task.name, ours.mean(1).tolist(), theirs.mean(1).tolist(), error)
 
 
 def compare_figures(name: str, first: Sequence[float], second: Sequence[float]) -> Comparison:
@@ -63,14 +63,14 @@ def compare_figures(name: str, first: Sequence[float], second: Sequence[float]) 
     return _comparison(name, first, second, None)
 
 
-def _comparison(name: str, first: Sequence[float], second: Sequence[float], question_error: float | None) -> Comparison:
-    half = 0.0 if question_error is None else Z95 * question_error
+def _comparison(name: str, first: Sequence[float], second: Sequence[float], error: float | None) -> Comparison:
+    half = 0.0 if error is None else Z95 * error
     seeds = min(len(first), len(second)) > 1
     if seeds:
-        error = math.sqrt(sum(float(np.var(runs, ddof=1)) / len(runs) for runs in (first, second)))
-        half = math.hypot(half, t975(len(first) + len(second) - 2) * error)
+        by_seeds = math.sqrt(sum(float(np.var(runs, ddof=1)) / len(runs) for runs in (first, second)))
+        half = math.hypot(half, t975(len(first) + len(second) - 2) * by_seeds)
     difference = mean(first) - mean(second)
-    known = [part for part, there in (("questions", question_error is not None), ("seeds", seeds)) if there]
+    known = [part for part, there in (("questions", error is not None), ("seeds", seeds)) if there]
     covers: Literal["questions and seeds", "questions", "seeds", "nothing"]
     covers = " and ".join(known) or "nothing"  # type: ignore[assignment]
     if covers == "nothing":
@@ -78,7 +78,7 @@ def _comparison(name: str, first: Sequence[float], second: Sequence[float], ques
     return Comparison(name, tuple(first), tuple(second), difference - half, difference + half, covers)
 
 
-def _error_of_questions(differences: Float64[np.ndarray, " q"], groups: Sequence[str]) -> float:
+def question_error(differences: Float64[np.ndarray, " q"], groups: Sequence[str]) -> float:
     """Standard error of the mean difference, whole groups of questions drawn with replacement."""
     places: dict[str, int] = {}
     group_of = np.array([places.setdefault(group, len(places)) for group in groups])

@@ -7,7 +7,7 @@ where the model counts them. `key` names everything that the answer hangs on.
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,8 +65,7 @@ class PredictionWriter:
             os.truncate(path, size)
 
     def append(self, predictions: Sequence[Prediction]) -> None:
-        lines = [json.dumps(_record(prediction)) + "\n" for prediction in predictions]
-        self._file.write("".join(lines).encode())
+        self._file.write(_lines(predictions).encode())
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -75,6 +74,15 @@ class PredictionWriter:
 
     def __exit__(self, *exception: object) -> None:
         self._file.close()
+
+
+def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
+    """A whole file anew, all of it or nothing."""
+    write_atomically(path, _lines(predictions))
+
+
+def _lines(predictions: Iterable[Prediction]) -> str:
+    return "".join(json.dumps(_record(prediction)) + "\n" for prediction in predictions)
 
 
 def _record(prediction: Prediction) -> dict[str, Any]:

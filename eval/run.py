@@ -8,7 +8,7 @@ are written as they come, so a killed run goes on where it stopped; `rescore` ne
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from data.sample import BadRecord, Question
 from eval.outcome import Outcome
 from eval.plan import Asked, Plan, make_plan
 from eval.plan_file import read_plan, write_plan
-from eval.predictions import FILE_NAME, Prediction, PredictionWriter, read_predictions, task_folder, write_atomically
+from eval.predictions import FILE_NAME, Prediction, read_predictions, task_folder, write_atomically
+from eval.ranks import PATIENCE_S, Place, merge, read_all, wait_for_all, writer
 from eval.score import Result, outcomes, score
 from eval.task import Answer, Answerer, Task, TokenCounter
 
@@ -31,6 +32,8 @@ def evaluate(
     blind_limit: int | None = 500,
     batch_size: int = 256,
     progress: Progress | None = None,
+    world: int = 1,
+    patience_s: float = PATIENCE_S,
 ) -> Result:
     """Ask what has not been asked yet, then score.
 
@@ -41,24 +44,42 @@ def evaluate(
         blind_limit: how many questions with pictures are also asked without them; None for all, 0 for none.
         batch_size: questions given to the answerer at a time, several times what it answers side by side, so that its batch stays
             full while some end; also the most that a killed run loses.
-        progress: told after every batch.
+        progress: told after every batch, of this process's share.
+        world: processes that share the questions; this is the first of them, and the others call `answer_share`.
+        patience_s: how long one of the others is waited for that is not at work.
 
     Raises:
         ValueError: a question that cannot be scored, or an answerer that gave the wrong number of answers or a score
-            that is not finite. What was answered before is kept.
+            that is not finite; another process ended early. What was answered before is kept.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     place = task_folder(folder, task.name)
     plan = make_plan(task, answerer.fingerprint(), blind_limit)
     seconds = _seconds_before(place, plan.fingerprint)
     write_plan(place, plan)
     _write_run(place, plan, blind_limit, seconds)
     began = time.monotonic()
-    _answer(plan, answerer, place / FILE_NAME, batch_size, progress)
+    if world == 1:
+        merge(place)
+    _answer(plan, answerer, place, Place(0, world), batch_size, progress)
+    if world > 1:
+        wait_for_all(place, Place(0, world), lambda kept: _missing(plan, kept), patience_s)
     seconds += time.monotonic() - began
     _write_run(place, plan, blind_limit, seconds)
     return _score(place, plan, seconds)
+
+
+def answer_share(
+    task: Task,
+    answerer: Answerer,
+    folder: str | Path,
+    place: Place,
+    blind_limit: int | None = 500,
+    batch_size: int = 256,
+    progress: Progress | None = None,
+) -> None:
+    """What a process other than the first does in `evaluate`: its share of the questions, kept in a file of its own."""
+    plan = make_plan(task, answerer.fingerprint(), blind_limit)
+    _answer(plan, answerer, task_folder(folder, task.name), place, batch_size, progress)
 
 
 def rescore(folder: str | Path, task: Task) -> Result:
@@ -94,24 +115,44 @@ def kept_outcomes(folder: str | Path, task: Task, blind: bool = False) -> list[O
     return outcomes(read_plan(place, task), read_predictions(place / FILE_NAME), blind)
 
 
-def _answer(plan: Plan, answerer: Answerer, path: Path, batch_size: int, progress: Progress | None) -> None:
-    kept = read_predictions(path)
-    bad = {question.id for question in plan.asked if question.key in kept and kept[question.key].error is not None}
-    total = len(plan.asked) + sum(question.blind_key is not None for question in plan.asked)
-    done = 0
-    with PredictionWriter(path) as writer:
+def _answer(
+    plan: Plan, answerer: Answerer, folder: Path, place: Place, batch_size: int, progress: Progress | None
+) -> None:
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    mine = [question for number, question in enumerate(plan.asked) if place.owns(number)]
+    with writer(folder, place) as kept_file:
+        kept = read_all(folder)
+        bad = _bad(plan, kept)
+        total = len(mine) + sum(question.blind_key is not None for question in mine)
+        done = 0
         for blind in (False, True):
-            wanted = [question for question in plan.asked if not blind or question.blind_key is not None]
+            wanted = [question for question in mine if not blind or question.blind_key is not None]
             todo = [question for question in wanted if _key(question, blind) not in kept]
             todo = [question for question in todo if not blind or question.id not in bad]
             done += len(wanted) - len(todo)
             for batch in _batches(todo, batch_size):
                 answered = _ask_batch(plan, answerer, batch, blind)
                 bad |= {prediction.id for prediction in answered if prediction.error is not None}
-                writer.append(answered)
+                kept_file.append(answered)
                 done += len(batch)
                 if progress is not None:
                     progress(plan.task.name, done, total)
+
+
+def _bad(plan: Plan, kept: Mapping[str, Prediction]) -> set[str]:
+    """Questions whose record proved bad: they are not asked blind."""
+    return {one.id for one in plan.asked if one.key in kept and kept[one.key].error is not None}
+
+
+def _missing(plan: Plan, kept: Mapping[str, Prediction]) -> list[int]:
+    """The numbers of the questions that lack an answer, the blind one included."""
+    bad = _bad(plan, kept)
+    return [
+        number
+        for number, one in enumerate(plan.asked)
+        if one.key not in kept or (one.blind_key is not None and one.id not in bad and one.blind_key not in kept)
+    ]
 
 
 def _ask_batch(plan: Plan, answerer: Answerer, batch: Sequence[Asked], blind: bool) -> list[Prediction]:

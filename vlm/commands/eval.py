@@ -5,6 +5,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from eval.task import Task
 
 WORDS = {  # each is a file of its own, eval_WORD.py
+    "compare": "two evaluated models on the same questions, with a paired test",
     "prepare": "make a benchmark's shards of its official release",
     "tasks": "list the benchmarks, and which of them are prepared",
 }
@@ -74,6 +76,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N|full|off",
         help="how many questions are also asked without their pictures (default: 500)",
     )
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=256,
+        metavar="N",
+        help="questions handed over at a time, and the most that a killed run loses (default: 256)",
+    )
     parser.add_argument("--device", help="such as cpu or cuda:1 (default: cuda where there is one)")
     parser.add_argument("--json", action="store_true", help="print the scores as JSON instead of a table")
 
@@ -88,26 +97,35 @@ def blind_limit(text: str) -> int | None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate, print, write. Every fault of the user's input is found before the model is loaded."""
+    """Evaluate, print, write; 1 if questions failed. Every fault of the user's input is found before the model is loaded.
+
+    Under torchrun the processes share the questions; the first gathers, scores and prints.
+    """
+    from eval.ranks import Place
     from vlm.commands.folders import require_writable
     from vlm.model_folder import require_model_folder
 
+    if args.batch_size < 1:
+        raise ValueError(f"--batch-size must be at least 1, got {args.batch_size}")
+    place = Place.from_environment()
     tasks = chosen_tasks(args)
     require_model_folder(args.model)
     out = args.out if args.out is not None else default_folder(args.model, args.limit)
     require_writable(out, "--out")
 
     from eval.report import scores_table, write_scores
-    from eval.run import evaluate
+    from eval.run import answer_share, evaluate
     from vlm.inference.answer import ModelAnswerer
     from vlm.inference.load import load_model
 
-    answerer = ModelAnswerer(load_model(args.model, args.device))
+    answerer = ModelAnswerer(load_model(args.model, args.device or own_device(place.world)))
+    if place.rank > 0:
+        for task in tasks:
+            answer_share(task, answerer, out, place, args.blind, args.batch_size)
+        return 0
+    progress = Progress() if sys.stderr.isatty() else None
     results = {
-        task.name: evaluate(
-            task, answerer, out, blind_limit=args.blind, progress=Progress() if sys.stderr.isatty() else None
-        )
-        for task in tasks
+        task.name: evaluate(task, answerer, out, args.blind, args.batch_size, progress, place.world) for task in tasks
     }
     path = out / "scores.json"
     write_scores(path, {**kept_results(out, answerer.fingerprint(), skip=list(results)), **results})
@@ -117,7 +135,20 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(scores_table(results))
         print(f"\nscores: {path}")
-    return 0
+    # Who asks for bad records to be skipped has been told their number in the table.
+    failed = {name: result.failed for name, result in results.items() if result.failed and not args.skip_bad}
+    for name, number in failed.items():
+        print(f"{name}: {number} questions failed; {out / name / 'result.json'} names them", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def own_device(world: int) -> str | None:
+    """The GPU of this process where several share a machine; None: the usual choice."""
+    import torch
+
+    if world == 1 or not torch.cuda.is_available():
+        return None
+    return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
 
 
 def default_folder(model: Path, limit: int | None) -> Path:
@@ -132,8 +163,6 @@ def chosen_tasks(args: argparse.Namespace) -> "list[Task]":
     Raises:
         ValueError: an unknown task, options that do not fit, or shards that cannot be opened.
     """
-    import os
-
     from eval.task import find_tasks, with_prompt, with_rule
     from eval.tasks.shards import BENCHMARKS, Benchmark
 
