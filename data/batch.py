@@ -109,14 +109,22 @@ def collate(rows: Sequence[Row], spec: ImageSpec | None, cached: Container[str] 
         BadRecord: a picture cannot be decoded; names the sample.
         ValueError: no rows, or pictures without a spec.
     """
-    if not rows:
-        raise ValueError("a batch needs at least one row, got none")
-    decoded: list[UInt8[Tensor, "3 _ _"] | None] = []
+    images = []
     for row in rows:
         if row.pictures and spec is None:
             raise ValueError(f"sample {row.sample_id!r} has {len(row.pictures)} pictures but there is no ImageSpec")
-        if spec is not None:
-            decoded += row_images(row, spec, cached)
+        images.append([] if spec is None else row_images(row, spec, cached))
+    return join(rows, images, cursor)
+
+
+def join(rows: Sequence[Row], images: Sequence[Sequence[UInt8[Tensor, "3 _ _"] | None]], cursor: Any = None) -> Batch:
+    """Put rows into one batch whose pictures are decoded, as `row_images` gives them for each row.
+
+    Raises:
+        ValueError: no rows.
+    """
+    if not rows:
+        raise ValueError("a batch needs at least one row, got none")
     ids = np.concatenate([row.ids for row in rows])
     labels = np.concatenate([np.append(np.where(row.loss[1:], row.ids[1:], NO_LABEL), NO_LABEL) for row in rows])
     return Batch(
@@ -125,7 +133,7 @@ def collate(rows: Sequence[Row], spec: ImageSpec | None, cached: Container[str] 
         positions=torch.from_numpy(np.concatenate([row.positions for row in rows])),
         lengths=tuple(len(row) for row in rows),
         is_image=torch.from_numpy(np.concatenate([row.is_image for row in rows])),
-        images=tuple(decoded),
+        images=tuple(crop for crops in images for crop in crops),
         image_keys=tuple(crop.feature_key for row in rows for picture in row.pictures for crop in picture.crops),
         slots_per_image=tuple(slots for row in rows for picture in row.pictures for slots in picture.slots_per_crop),
         sample_ids=tuple(row.sample_id for row in rows),

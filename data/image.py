@@ -7,22 +7,20 @@ Sizes and slots are known before: see image_spec.py and image_layout.py.
 
 import copy
 import hashlib
-import io
 import struct
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from data.image_decode import decode, decode_rgb
 from data.image_header import FORMATS, MAX_PIXELS, check_header, upright_size
 from data.image_layout import ConnectorLayout, ImageLayout
 from data.image_spec import Canvas, ImageSpec
-from data.sample import BadRecord
 
 __all__ = [
     "FORMATS",
@@ -87,50 +85,22 @@ def draw_canvases(
         BadRecord: what is wrong with the picture.
     """
     chance = _chance(data, augmentation) if augmentation else None
-    picture = decode(data)
     background = spec.background
-    if picture.mode == "RGBA":
-        if chance is not None:  # any light colour, so that the model does not learn the one behind cut-outs
-            red, green, blue = (int(value) for value in chance.integers(200, 256, 3))
-            background = (red, green, blue)
-        under = Image.new("RGBA", picture.size, (*background, 255))
-        picture = Image.alpha_composite(under, picture).convert("RGB")
-    source = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    source = decode_rgb(data)
+    if source is None:
+        picture = decode(data)
+        if picture.mode == "RGBA":
+            if chance is not None:  # any light colour, so that the model does not learn the one behind cut-outs
+                red, green, blue = (int(value) for value in chance.integers(200, 256, 3))
+                background = (red, green, blue)
+            under = Image.new("RGBA", picture.size, (*background, 255))
+            picture = Image.alpha_composite(under, picture).convert("RGB")
+        source = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
     drawn = []
     for canvas in canvases:
         pixels, longer = _fit(source, canvas, spec, background)
         drawn.append(pixels if chance is None else _alter(pixels, longer, copy.deepcopy(chance), background))
     return drawn
-
-
-def decode(data: bytes) -> Image.Image:
-    """The upright picture as RGB, or as RGBA if it has transparency.
-
-    Raises:
-        BadRecord: the picture is too large, cut short or corrupt.
-    """
-    size = check_header(data)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # broken EXIF, odd palettes: the picture is still the picture
-            picture: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
-            if picture.size != size:
-                raise ValueError(f"its header says {size[0]} x {size[1]}, its data {picture.width} x {picture.height}")
-            picture.load()
-            picture = ImageOps.exif_transpose(picture)
-            if picture.size != (upright := upright_size(data)):  # slots were counted by it
-                raise ValueError(
-                    f"its metadata say {upright[0]} x {upright[1]}, it is {picture.width} x {picture.height}"
-                )
-            if picture.mode.startswith("I"):  # 16 bits: convert() would clip instead of scale
-                deep = np.clip(np.asarray(picture), 0, 65535).astype(np.uint16)
-                picture = Image.fromarray((deep >> 8).astype(np.uint8))
-            return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
-    # PIL raises SyntaxError, EOFError, zlib and struct errors for corrupt data: every one is this picture's fault.
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise BadRecord(f"picture of {len(data):,} bytes cannot be decoded ({error})", "corrupt picture") from None
 
 
 def _chance(data: bytes, augmentation: int) -> np.random.Generator:

@@ -46,20 +46,37 @@ def upright_size(data: bytes) -> tuple[int, int]:
         BadRecord: as `check_header`, or the orientation cannot be read.
     """
     width, height = check_header(data)
+    return (height, width) if orientation(data) in LIES_ON_ITS_SIDE else (width, height)
+
+
+def orientation(data: bytes) -> int:
+    """How the stored picture lies, as Exif counts from 1 (upright) to 8.
+
+    Raises:
+        BadRecord: it cannot be read.
+    """
     if not _has_metadata(data):
-        return width, height
+        return 1
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-                orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+                found = picture.getexif().get(ExifTags.Base.Orientation, 1)
     except MemoryError:
         raise
     except Exception as error:  # as many kinds as PIL has for corrupt data
         raise BadRecord(
             f"picture of {len(data):,} bytes has metadata that cannot be read ({error})", "corrupt picture"
         ) from None
-    return (height, width) if orientation in LIES_ON_ITS_SIDE else (width, height)
+    return next((number for number in range(2, 9) if number == found), 1)
+
+
+def is_plain_jpeg(data: bytes) -> bool:
+    """True for 8 bits of grey or of three colours, baseline or progressive, coded by Huffman."""
+    if not data.startswith(b"\xff\xd8\xff"):
+        return False
+    frame = _jpeg_frame(data)
+    return frame is not None and frame[0] in (0xC0, 0xC1, 0xC2) and frame[1] == 8 and frame[4] in (1, 3)
 
 
 def _has_metadata(data: bytes) -> bool:
@@ -109,7 +126,8 @@ def _stored_size(data: bytes) -> tuple[int, int] | None:
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return _webp_size(data)
     if data.startswith(b"\xff\xd8\xff"):
-        return _jpeg_size(data)
+        frame = _jpeg_frame(data)
+        return None if frame is None else (frame[3], frame[2])
     return None
 
 
@@ -126,8 +144,8 @@ def _webp_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Walk the segments to the frame header (SOF0-SOF15 without DHT, JPG and DAC)."""
+def _jpeg_frame(data: bytes) -> tuple[int, int, int, int, int] | None:
+    """Walk the segments to the frame header (SOF0-SOF15 without DHT, JPG and DAC): its marker, bits, height, width, components."""
     offset = 2
     while True:
         if data[offset] != 0xFF:
@@ -137,8 +155,8 @@ def _jpeg_size(data: bytes) -> tuple[int, int] | None:
             offset += 1 if marker == 0xFF else 2
             continue
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack(">HH", data[offset + 5 : offset + 9])
-            return width, height
+            bits, height, width, components = struct.unpack(">BHHB", data[offset + 4 : offset + 10])
+            return marker, bits, height, width, components
         if marker in (0xD9, 0xDA):
             return None
         offset += 2 + struct.unpack(">H", data[offset + 2 : offset + 4])[0]

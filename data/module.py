@@ -4,42 +4,30 @@ In: paths with weights, a tokenizer, an image layout. Out: loaders of packed bat
 """
 
 import hashlib
-from collections.abc import Container, Iterator, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Container, Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import LightningDataModule
-from torch import distributed
 
+from data.faults import MAX_FAULTY, FaultLog
 from data.image import ImageLayout, picture_key
-from data.loader import FaultLog, TrainLoader, ValLoader
-from data.order import Draw, Order
-from data.pack import PackedOnce, PackedStream, RowReader, Source
+from data.loader import TrainLoader, ValLoader
+from data.order import ORDER_VERSION, Order
+from data.overlong import OVERLONG_RULES, OverlongRule
+from data.packed_once import PackedOnce
+from data.quarantine import QUARANTINE, Quarantine
+from data.ranks import exchange_of, place_among_ranks
+from data.row_reader import RowReader
 from data.sample import BadRecord, parse_sample, pictures_of
-from data.shards import open_shards
+from data.source import Source, SourceConfig, open_sources, source_config
+from data.stream import PackedStream
 from data.text import Picture
-from data.tokenizer import Tokenizer
+from data.tokenizer import Chat, Tokenizer
+from data.window import draws_of_window
 
-# Packed rows of a window: the more, the fuller the rows; but each lane plans a window at the start and after a restart, so
-# above 1,024 records there are fewer.
-MIN_WINDOW_ROWS, MAX_WINDOW_ROWS, MAX_WINDOW = 4, 16, 1024
-PROBES = 64  # records of a source that are read to estimate its mean length
-
-
-@dataclass
-class SourceConfig:
-    """One data set of a mixture.
-
-    Args:
-        path: a tar, a folder of tars, a dataset.json, a brace pattern, or `demo:train/emoji` for a part of the demo.
-        weight: share of the records drawn, relative to the other sources.
-        name: for messages; the path if not given.
-        augmentations: altered copies of each training picture of this source; those of the whole mixture if not given.
-    """
-
-    path: str
-    weight: float = 1.0
-    name: str | None = None
-    augmentations: int | None = None
+log = logging.getLogger(__name__)
 
 
 class DataModule(LightningDataModule):
@@ -50,12 +38,16 @@ class DataModule(LightningDataModule):
         layout: how many slots a picture takes; None for text alone.
         train: sources to learn from; a plain path has weight 1.
         val: sources to validate on, each record once; their weights are those of the mixture's figures.
-        row_tokens: tokens of one packed row, which is one batch of one rank; longer records are left out and counted.
+        row_tokens: tokens of one packed row, which is one batch of one rank.
         seed: of the order.
         num_workers: processes that read and decode beside the training process.
         augmentations: altered copies of each training picture, beside the picture itself.
         steps_per_epoch: what an epoch of the endless training stream is for Lightning, in batches of one rank.
         lanes: parts of the training stream; a multiple of the number of processes, and fixed for the life of a run.
+        overlong: what becomes of a record longer than a row: `drop` it, `cut` it or `split` it; counted in each case.
+        max_faulty: the largest share of records that may be bad, of at least 1,000 read; 0 stops at the first. They are left
+            out and listed in `quarantine.jsonl` in the run's folder.
+        chat: how conversations are written, see `Tokenizer`.
     """
 
     def __init__(
@@ -70,6 +62,9 @@ class DataModule(LightningDataModule):
         augmentations: int = 0,
         steps_per_epoch: int = 1000,
         lanes: int = 24,
+        overlong: OverlongRule = "drop",
+        max_faulty: float = MAX_FAULTY,
+        chat: Chat = "own",
     ) -> None:
         super().__init__()
         for name, number, least in (
@@ -81,15 +76,21 @@ class DataModule(LightningDataModule):
         ):
             if number < least:
                 raise ValueError(f"data.{name} must be at least {least}, got {number}")
-        self.tokenizer, self.layout = Tokenizer(tokenizer), layout
+        if overlong not in OVERLONG_RULES:
+            raise ValueError(f"data.overlong must be one of {', '.join(OVERLONG_RULES)}, got {overlong!r}")
+        if not 0 <= max_faulty <= 1:
+            raise ValueError(f"data.max_faulty is a share, from 0 to 1, got {max_faulty}")
+        self.overlong, self.max_faulty = overlong, max_faulty
+        self.tokenizer, self.layout = Tokenizer(tokenizer, chat), layout
         self.row_tokens, self.seed, self.num_workers = row_tokens, seed, num_workers
         self.augmentations, self.steps_per_epoch, self.lanes = augmentations, steps_per_epoch, lanes
         self.cached: Container[str] = frozenset()  # feature keys of pictures that need no pixels
         configs = {"train": train, "val": val or []}
-        self._configs = {split: [_source_config(source) for source in sources] for split, sources in configs.items()}
+        self._configs = {split: [source_config(source) for source in sources] for split, sources in configs.items()}
         self._opened: dict[str, list[Source]] = {}
         self._logs: dict[str, FaultLog] = {}
         self._train_loader: TrainLoader | None = None
+        self._restored: Mapping[str, Any] | None = None  # a checkpoint's place, until there is a loader to take it
 
     def setup(self, stage: str | None = None) -> None:
         """Open and check the shards, so that a bad one is an error before training starts."""
@@ -97,76 +98,113 @@ class DataModule(LightningDataModule):
             self.sources(split)
 
     def teardown(self, stage: str | None = None) -> None:
-        """Let the training workers go."""
+        """Let the training workers go, and say what was left out."""
         if self._train_loader is not None:
             self._train_loader.close()
+        for split, faults in self._logs.items():
+            if faults.counts:
+                log.warning("records of data.%s left out or changed: %s", split, faults.words())
 
     def sources(self, split: str) -> list[Source]:
         """The opened sources of `train` or `val`."""
         if split not in self._opened:
             configs = self._configs[split]
-            opened = [Source(config.name or config.path, open_shards(_place(config.path))) for config in configs]
-            for source in opened:
-                if not len(source.shards):
-                    raise ValueError(f"source {source.name} of data.{split} has no records; leave it out")
-            names = [source.name for source in opened]
-            if twice := [name for name in names if names.count(name) > 1]:
-                raise ValueError(
-                    f"data.{split} has two sources called {twice[0]!r}; give them a name each, or a weight"
-                )
+            opened = open_sources(configs, split)
             self._opened[split] = opened
-            self._logs[split] = FaultLog({source.name: len(source.shards) for source in opened})
+            self._logs[split] = FaultLog({source.name: len(source.shards) for source in opened}, self.max_faulty)
         return self._opened[split]
 
     @property
     def faults(self) -> dict[tuple[str, str], int]:
         """Records left out so far, by (source, reason)."""
-        return {kind: len(keys) for kind, keys in self.fault_keys.items()}
+        kinds = {kind for faults in self._logs.values() for kind in faults.counts}
+        return {kind: sum(faults.counts[kind] for faults in self._logs.values()) for kind in sorted(kinds)}
 
     @property
     def fault_keys(self) -> dict[tuple[str, str], list[str]]:
-        """Shard and key of each record left out, by (source, reason)."""
+        """Shard and key of the first of them."""
         kinds = {kind for faults in self._logs.values() for kind in faults.keys}
-        return {kind: [key for faults in self._logs.values() for key in faults.keys.get(kind, [])] for kind in kinds}
+        return {
+            kind: [k for faults in self._logs.values() for k in faults.keys.get(kind, [])] for kind in sorted(kinds)
+        }
 
     def train_dataloader(self) -> TrainLoader:
-        sources, reader = self.sources("train"), self._reader(self.sources("train"))
+        sources = self.sources("train")
         if not sources:
             raise ValueError("data.train is empty; give at least one source to learn from")
-        counts = [len(source.shards) for source in sources]
+        reader = self._reader(sources)
+        shards = [[len(shard) for shard in source.shards.shards] for source in sources]
         weights = [config.weight for config in self._configs["train"]]
-        window = self._window(counts, weights)
-        copies = self._copies("train")
-        order = Order(counts, weights, self.seed, self.lanes, window, copies)
-        fingerprint = {f"source {i}": f"{weights[i]} x {s.shards.fingerprint()}" for i, s in enumerate(sources)} | {
+        window, copies = draws_of_window(self._reader(sources), weights), self._copies("train")
+        order = Order(shards, weights, self.seed, self.lanes, window, copies)
+        fingerprint = {f"source {i}": source.identity() for i, source in enumerate(sources)} | {
+            "weights": ", ".join(map(str, weights)),
             "seed": str(self.seed),
             "lanes": str(self.lanes),
             "window": str(window),
             "row_tokens": str(self.row_tokens),
+            "overlong": self.overlong,
             "augmentations": str(copies),
             "tokenizer": self.tokenizer.fingerprint(),
             "image layout": self.layout.fingerprint() if self.layout else "none",
+            "order": str(ORDER_VERSION),
         }
-        rank, world = self._place_among_ranks()
-        self._train_loader = TrainLoader(
+        rank, world = place_among_ranks(self.trainer)
+        loader = TrainLoader(
             lambda lanes, cursors: PackedStream(reader, order, self.seed, lanes, cursors),
             fingerprint,
-            self._logs["train"],
+            self._fault_log("train"),
             self.lanes,
             rank,
             world,
             self.steps_per_epoch,
             self.num_workers,
+            lambda: self._check_place(loader, place),
         )
-        return self._train_loader
+        place = self._restored
+        if place is None and self._train_loader is not None and self._steps_done():
+            place = self._train_loader.state_dict()  # the same run goes on with a new loader
+        if place is not None:
+            loader.load_state_dict(place)
+        self._train_loader, self._restored = loader, None
+        return loader
 
     def val_dataloader(self) -> list[ValLoader]:
         """One loader for each source, so that each has figures of its own."""
-        place = self._place_among_ranks()
-        readers = [self._reader([source]) for source in self.sources("val")]
-        return [
-            ValLoader(PackedOnce(reader, *place), self._logs["val"], min(self.num_workers, 1)) for reader in readers
-        ]
+        rank, world = place_among_ranks(self.trainer)
+        sources, exchange = self.sources("val"), exchange_of(rank, world)
+        faults, loaders = self._fault_log("val"), []
+        for source in sources:
+            rows = PackedOnce(self._reader([source]), rank, world, exchange, self.num_workers)
+            loaders.append(ValLoader(rows, faults, min(self.num_workers, 1)))
+        return loaders
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the training data, of all ranks.
+
+        Lightning keeps that of the loader too, but drops it where anything asks for `trainer.estimated_stepping_batches`.
+        """
+        return {} if self._train_loader is None else {"train": self._train_loader.state_dict()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take up a place as soon as there is a loader."""
+        self._restored = state_dict.get("train")
+
+    def _check_place(self, loader: TrainLoader, place: Mapping[str, Any] | None) -> None:
+        """Rather no training than training on data of another place."""
+        if place is not None and loader.rows_given < place["rows_given"]:
+            raise ValueError(
+                f"the checkpoint has seen {place['rows_given']} rows, the loader stands at row {loader.rows_given}; "
+                f"leave the loader to the data module, which restores its place"
+            )
+        if not loader.rows_given and (steps := self._steps_done()):
+            raise ValueError(
+                f"the run goes on at step {steps}, and the checkpoint does not say where in the data; start a new run from "
+                f"the model's weights, or go on from a checkpoint that was saved with this data module"
+            )
+
+    def _steps_done(self) -> int:
+        return 0 if self.trainer is None else self.trainer.global_step
 
     @property
     def val_mixture(self) -> list[tuple[str, float]]:
@@ -210,45 +248,10 @@ class DataModule(LightningDataModule):
         return [self.augmentations if copies is None else copies for copies in own]
 
     def _reader(self, sources: list[Source]) -> RowReader:
-        return RowReader(sources, self.tokenizer, self.layout, self.row_tokens, self.cached)
+        return RowReader(sources, self.tokenizer, self.layout, self.row_tokens, self.cached, self.overlong)
 
-    def _window(self, counts: Sequence[int], weights: Sequence[float]) -> int:
-        """Draws of a window, from the mean length of some records; the same on every rank."""
-        probe = self._reader(self.sources("train"))
-        tokens = total = 0.0
-        for source, (count, weight) in enumerate(zip(counts, weights, strict=True)):
-            places = range(0, count, max(1, count // PROBES))
-            lengths = [len(row) for index in places if (row := probe.row(Draw(source, index, 0))) is not None]
-            if lengths:
-                tokens += weight * sum(lengths) / len(lengths)
-                total += weight
-        draws_per_row = self.row_tokens * total / tokens if total else 1.0
-        num_rows = min(MAX_WINDOW_ROWS, max(MIN_WINDOW_ROWS, MAX_WINDOW / draws_per_row))
-        return round(num_rows * draws_per_row)
-
-    def _place_among_ranks(self) -> tuple[int, int]:
-        """(rank, world) among the processes that read data of their own."""
-        place = getattr(getattr(self.trainer, "strategy", None), "distributed_sampler_kwargs", None)
-        if place:  # ranks of one tensor-parallel group read the same data, and only the strategy knows the groups
-            return place["rank"], place["num_replicas"]
-        if distributed.is_available() and distributed.is_initialized():
-            return distributed.get_rank(), distributed.get_world_size()
-        return 0, 1
-
-
-def _source_config(source: SourceConfig | str) -> SourceConfig:
-    config = SourceConfig(source) if isinstance(source, str) else source
-    if config.weight <= 0:
-        raise ValueError(f"source {config.path} has weight {config.weight}; give one above 0, or leave the source out")
-    if config.augmentations is not None and config.augmentations < 0:
-        raise ValueError(f"source {config.path} has augmentations {config.augmentations}; give 0 or more copies")
-    return config
-
-
-def _place(path: str) -> str:
-    """Where a source lies: `demo:` is the folder of the demo's data, made on first use."""
-    if not path.startswith("demo:"):
-        return path
-    from data.assets.expand import demo_folder
-
-    return str(demo_folder() / path.removeprefix("demo:"))
+    def _fault_log(self, split: str) -> FaultLog:
+        faults = self._logs[split]
+        if self.trainer is not None:
+            faults.quarantine = Quarantine(Path(self.trainer.default_root_dir, QUARANTINE))
+        return faults

@@ -1,21 +1,23 @@
 """Which record comes when: a pure function of (seed, lane, window), so a position is all there is to save.
 
 The stream of packed rows is dealt out to a fixed number of lanes: row g of the whole job belongs to lane g mod `lanes`.
-A lane is read window by window; a window is a fixed number of draws, packed by itself, so nothing is carried over from
+A lane is read window by window; a window is a known number of draws, packed by itself, so nothing is carried over from
 one to the next. Processes and workers only decide who reads a lane: their number changes neither order nor mixture.
-Each source has epochs of its own: over all lanes, every record comes exactly once in each.
+Each source has epochs of its own (data/epochs.py): over all lanes, every record comes exactly once in each.
 """
 
-import hashlib
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int
 
-PERIOD = 1000  # draws after which every source has had exactly its share
-KEPT_EPOCHS = 8  # permutations kept in memory; lanes of one source are at most two epochs apart
+from data.epochs import chance, epochs_of
+
+__all__ = ["ORDER_VERSION", "Cursor", "Draw", "Order", "chance", "refuse_other_order"]
+
+ORDER_VERSION = 2  # raised when the same settings give another order, so that a place in the old one is refused
+PERIOD = 1000  # draws of a lane after which every source has had exactly its share
 
 
 @dataclass(frozen=True)
@@ -36,57 +38,62 @@ class Cursor:
     bin: int
 
 
-def chance(*key: int | str) -> np.random.Generator:
-    """Randomness that depends on the key alone."""
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
-
-
 class Order:
     """The draws of every window.
 
     Args:
-        counts: records of each source.
+        shards: records of each shard of each source.
         weights: share of each source among the draws, to be normalised.
         seed: of the whole order.
         lanes: number of lanes of the job, fixed for its life.
-        window: draws in a window.
+        window: draws in a window, from a lane's third on.
         augmentations: altered copies of a picture, beside the picture itself, of all sources or of each; a draw takes one
             of them at random.
     """
 
     def __init__(
         self,
-        counts: Sequence[int],
+        shards: Sequence[Sequence[int]],
         weights: Sequence[float],
         seed: int,
         lanes: int,
         window: int,
         augmentations: int | Sequence[int] = 0,
     ) -> None:
+        counts = [sum(sizes) for sizes in shards]
         if not counts or min(counts) < 1:
-            raise ValueError(f"every source needs at least one record, got {list(counts)}; leave out the empty ones")
+            raise ValueError(f"every source needs at least one record, got {counts}; leave out the empty ones")
         if len(counts) != len(weights) or min(weights) <= 0:
             raise ValueError(f"every source needs a weight above 0, got {list(weights)} for {len(counts)} sources")
-        self.counts, self.lanes, self.window = tuple(counts), lanes, window
+        self.lanes, self.window = lanes, window
         self._seed = seed
         self._copies = 1 + np.broadcast_to(np.array(augmentations), len(counts))
         self._shares = _whole_shares(weights)
-        self._epochs: OrderedDict[tuple[int, int], Int[np.ndarray, " records"]] = OrderedDict()
+        self._epochs = [epochs_of(seed, source, sizes, lanes) for source, sizes in enumerate(shards)]
 
     def draws(self, lane: int, window: int) -> list[Draw]:
         """The records of a window, in order."""
-        first = window * self.window
-        sources, turns = self._mixture(lane, first, first + self.window)
+        sources, turns = self._mixture(lane, self._first(lane, window), self._first(lane, window + 1))
         augmentations = chance(self._seed, "augmentation", lane, window).integers(0, self._copies[sources])
         indices = np.zeros_like(turns)
-        for source, count in enumerate(self.counts):
+        for source, epochs in enumerate(self._epochs):
             mine = sources == source
-            # Draw number `turn` of this source in this lane; the lanes take turns through its epochs.
-            epochs, places = np.divmod(turns[mine] * self.lanes + lane, count)
-            orders = {epoch: self._permutation(source, epoch) for epoch in np.unique(epochs).tolist()}
-            indices[mine] = [orders[epoch][place] for epoch, place in zip(epochs.tolist(), places, strict=True)]
+            if mine.any():
+                indices[mine] = epochs.indices(lane, turns[mine])
         return list(map(Draw, sources.tolist(), indices.tolist(), augmentations.tolist()))
+
+    def _first(self, lane: int, window: int) -> int:
+        """The first draw of a window.
+
+        A lane begins with a small window, so that a run starts at once. The second differs from lane to lane, so that
+        they do not plan at the same time ever after.
+        """
+        if window == 0:
+            return 0
+        small = max(1, self.window // 8)
+        if window == 1:
+            return small
+        return 3 * small + self.window * lane // self.lanes + (window - 2) * self.window
 
     def _mixture(self, lane: int, first: int, last: int) -> tuple[Int[np.ndarray, " draws"], Int[np.ndarray, " draws"]]:
         """For each draw of a lane from `first` to `last`: its source, and how many draws of that source came before."""
@@ -100,17 +107,15 @@ class Order:
         return pattern[here], turns[here]
 
     def _pattern(self, lane: int, period: int) -> Int[np.ndarray, " draws"]:
-        sources = np.repeat(np.arange(len(self._shares)), self._shares)
-        return chance(self._seed, "mixture", lane, period).permutation(sources)
+        """The sources of a period. Each one's draws are spread over it: one at a random moment of each of as many equal spans.
 
-    def _permutation(self, source: int, epoch: int) -> Int[np.ndarray, " records"]:
-        if (source, epoch) not in self._epochs:
-            order = chance(self._seed, "epoch", source, epoch).permutation(self.counts[source])
-            self._epochs[source, epoch] = order
-            if len(self._epochs) > KEPT_EPOCHS * len(self.counts):
-                self._epochs.popitem(last=False)
-        self._epochs.move_to_end((source, epoch))
-        return self._epochs[source, epoch]
+        In a permutation, 10,000 draws of the job could miss a share by more than 0.01; so they cannot by half of that.
+        """
+        share = np.concatenate([np.arange(share) for share in self._shares.tolist()])
+        moments = (share + chance(self._seed, "mixture", lane, period).random(PERIOD)) / self._shares.repeat(
+            self._shares
+        )
+        return np.arange(len(self._shares)).repeat(self._shares)[moments.argsort(kind="stable")]
 
 
 def refuse_other_order(saved: Mapping[str, str], here: Mapping[str, str]) -> None:

@@ -4,13 +4,29 @@ In: the members of one record (extension -> bytes). Out: a `Sample` to train on,
 Every fault of the bytes is a `BadRecord` that names the record; callers skip the record and count the fault.
 """
 
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
-MAX_JSON_BYTES = 16 * 2**20
+from data.strict_json import MAX_JSON_BYTES, strict_json
+
+__all__ = [
+    "IMAGE_EXTENSIONS",
+    "MAX_JSON_BYTES",
+    "MAX_TEXT_BYTES",
+    "ROLES",
+    "BadRecord",
+    "Message",
+    "Part",
+    "Question",
+    "Sample",
+    "parse_question",
+    "parse_sample",
+    "pictures_of",
+    "strict_json",
+]
+
+MAX_TEXT_BYTES = 16 * 2**20
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 ROLES = ("system", "user", "assistant")
 
@@ -87,30 +103,6 @@ class Question:
         raise ValueError(f"question {self.id!r} has neither answers nor choices, so it has no true text")
 
 
-def strict_json(data: bytes) -> Any:
-    """Read JSON that means the same to every reader: UTF-8, finite numbers, no key twice, bounded size and depth.
-
-    Raises:
-        ValueError: what is wrong, without naming the record (the caller knows it).
-    """
-    if len(data) > MAX_JSON_BYTES:
-        raise ValueError(f"the JSON has {len(data):,} bytes, the limit is {MAX_JSON_BYTES:,}")
-    try:
-        value = json.loads(
-            data.decode("utf-8"), parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_unique_keys
-        )
-        # A lone surrogate can be written in JSON but not in UTF-8, and no tokenizer takes it.
-        if b"\\u" in data:
-            json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"the JSON is not UTF-8 (byte {error.start})") from None
-    except UnicodeEncodeError:
-        raise ValueError("the JSON has a lone surrogate, which is not a character") from None
-    except RecursionError:
-        raise ValueError("the JSON is nested too deeply") from None
-    return value
-
-
 def parse_sample(key: str, members: Mapping[str, bytes]) -> Sample:
     """Read a record to train on: the canonical JSON, or a pair as img2dataset writes it.
 
@@ -153,11 +145,11 @@ def parse_question(key: str, members: Mapping[str, bytes]) -> Question:
     choices = _strings(key, fields, "choices")
     answer = fields.get("answer")
     if choices and (type(answer) is not int or not 0 <= answer < len(choices)):
-        _fail(key, f"has {len(choices)} choices, so answer must be a whole number below that, got {answer!r}")
+        _fail(key, f"has {len(choices)} choices, so answer must be a whole number below that, got {answer!r:.80}")
     if answer is not None and not choices:
         _fail(key, "has an answer but no choices for it to point into; free answers go into answers: [text]")
     if len(set(choices)) != len(choices):
-        _fail(key, f"has the same choice twice: {list(choices)}")
+        _fail(key, f"has the same choice twice: {list(choices)!r:.300}")
     box = _box(key, fields.get("box"))
     if not answers and not choices and box is None:
         _fail(key, "has nothing to score by; give answers, or choices with answer, or box")
@@ -171,26 +163,6 @@ def parse_question(key: str, members: Mapping[str, bytes]) -> Question:
 
 def _fail(key: str, fault: str, reason: str = "bad record") -> NoReturn:
     raise BadRecord(f"record {key!r} {fault}", reason)
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"the JSON has {constant}, which is not a JSON number")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"the JSON has the number {text[:40]}, which is too large")
-    return number
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the JSON has the key {twice[:80]!r} twice")
-    return fields
 
 
 def pictures_of(members: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -213,7 +185,7 @@ def _fields(key: str, members: Mapping[str, bytes]) -> dict[str, Any]:
 def _id(key: str, fields: Mapping[str, Any]) -> str:
     name = fields.get("id", key)
     if not isinstance(name, str) or not name:
-        _fail(key, f"needs a text as id, got {name!r}")
+        _fail(key, f"needs a text as id, got {name!r:.80}")
     return name
 
 
@@ -242,7 +214,7 @@ def _messages(key: str, value: object) -> tuple[Message, ...]:
     for number, turn in enumerate(value):
         role = turn.get("role") if isinstance(turn, dict) else None
         if not isinstance(turn, dict) or role not in ROLES:
-            _fail(key, f"needs a role ({', '.join(ROLES)}) in messages[{number}], got {role!r}")
+            _fail(key, f"needs a role ({', '.join(ROLES)}) in messages[{number}], got {role!r:.80}")
         messages.append(Message(role, _parts(key, turn.get("content"), f"messages[{number}].content")))
     if not any(message.role == "assistant" for message in messages):
         _fail(key, "has no assistant turn, so there is nothing to learn from it")
@@ -254,13 +226,15 @@ def _pair(
 ) -> tuple[Part, ...]:
     caption: Any = fields.get("caption")
     if "txt" in members:
+        if len(members["txt"]) > MAX_TEXT_BYTES:
+            _fail(key, f"has a txt of {len(members['txt']):,} bytes, the limit is {MAX_TEXT_BYTES:,}", "bad text")
         try:
             caption = members["txt"].decode("utf-8")
         except UnicodeDecodeError as error:
             _fail(key, f"has a txt that is not UTF-8 (byte {error.start})", "bad text")
     if not isinstance(caption, str) or not caption.strip():
         needed = "content or messages in its JSON, or a picture with a txt or a caption in its JSON"
-        _fail(key, f"needs {needed}; it has {', '.join(members) or 'no member'}", "missing member")
+        _fail(key, f"needs {needed}; it has {_names(members) or 'no member'}", "missing member")
     if len(images) > 1:
         _fail(key, f"has {len(images)} pictures but no content that says where they go")
     return (*(Part(image=name) for name in images), Part(text=caption))
@@ -269,9 +243,14 @@ def _pair(
 def _check_references(key: str, parts: tuple[Part, ...], images: Mapping[str, bytes]) -> None:
     named = {part.image for part in parts if part.image is not None}
     if missing := sorted(named - images.keys()):
-        _fail(key, f"names the picture {missing[0]!r} but has {', '.join(images) or 'none'}", "missing member")
+        _fail(key, f"names the picture {missing[0]!r:.80} but has {_names(images) or 'none'}", "missing member")
     if unused := sorted(images.keys() - named):
         _fail(key, f"has the picture {unused[0]!r} but no part names it", "unused member")
+
+
+def _names(members: Mapping[str, bytes]) -> str:
+    """The first members of a record, for a message: it may have thousands."""
+    return ", ".join(list(members)[:8]) + (f" and {len(members) - 8} more" if len(members) > 8 else "")
 
 
 def _strings(key: str, fields: Mapping[str, Any], name: str) -> tuple[str, ...]:
@@ -295,5 +274,5 @@ def _box(key: str, value: object) -> tuple[float, float, float, float] | None:
         _fail(key, f"needs four numbers x0, y0, x1, y1 as box, got {value!r:.80}")
     x0, y0, x1, y1 = (float(side) for side in value)
     if x0 >= x1 or y0 >= y1:
-        _fail(key, f"has a box without area: {value}")
+        _fail(key, f"has a box without area: {value!r:.80}")
     return x0, y0, x1, y1

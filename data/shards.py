@@ -1,60 +1,108 @@
 """Indexed tar shards: checked when opened, read by position, written the same way every time.
 
-In: plain tar files in webdataset's layout (`KEY.EXT` members, the members of a key side by side). Out: (key, members).
-Unlike a stream of tar members, a shard that is cut short, holds a key twice or mixes keys is an error before training
-starts: a stream ends early, or makes half records, without a word. Members are only ever read into memory.
+In: plain tar files in webdataset's layout (`KEY.EXT` members, the members of a key side by side), here or behind a URL.
+Out: (key, members). Unlike a stream of tar members, a shard that is cut short, holds a key twice or mixes keys is an error
+before training starts: a stream ends early, or makes half records, without a word. Members are only ever read into memory,
+as bytes: nothing is unpacked, and no member is ever run.
 """
 
+import functools
 import hashlib
-import json
 import os
+import threading
 from bisect import bisect_right
-from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path, PurePosixPath
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from weakref import WeakValueDictionary
 
-from braceexpand import braceexpand
+from data.manifest import MANIFEST, Entry, verify_manifest, write_manifest
+from data.remote import is_url, public_url
+from data.shard_cache import CachedFile, cache_folder, cache_limit, cached_file
+from data.shard_file import ShardFile, Stamp
+from data.shard_index import index_files, load_index, read_index
+from data.shard_sources import find_shards
+from data.tar import BLOCK, BadShard, TarIndex, write_member
 
-from data.sample import strict_json
-from data.tar import BLOCK, BadShard, TarIndex, scan, write_member
+__all__ = [
+    "MANIFEST",
+    "BadShard",
+    "Shard",
+    "ShardSet",
+    "open_shards",
+    "verify_manifest",
+    "write_manifest",
+    "write_shard",
+]
 
-MAX_OPEN_FILES = 128
-MANIFEST = "dataset.json"
+FETCHES = 8  # remote shards fetched at once when a data set is opened
 
-_scanned: dict[tuple[str, int, int], TarIndex] = {}
-_open_files: OrderedDict[tuple[str, int, int], int] = OrderedDict()
+_loaded: WeakValueDictionary[tuple[str, int, int], TarIndex] = WeakValueDictionary()
 
 
 class Shard:
-    """One tar file, scanned once and then read by position.
+    """One tar file, indexed once and then read by position.
+
+    Args:
+        path: of the tar; for a remote one that of its copy, which may be gone at times.
+        cached: the remote file behind it.
 
     Raises:
         BadShard: the file is missing, cut short, compressed, or holds members that cannot be trusted.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, cached: CachedFile | None = None) -> None:
         self.path = Path(path)
+        self.name = cached.name if cached else str(path)
         try:
-            stat = self.path.stat()
-        except OSError as error:
-            raise BadShard(f"shard {self.path}: {error.strerror}; check the path in the data's sources") from None
-        self.identity = (str(self.path.resolve()), stat.st_size, stat.st_mtime_ns)
-        if self.identity not in _scanned:
-            _scanned[self.identity] = scan(self.path)
-        self._index = _scanned[self.identity]
+            if cached is None:
+                stat, place = self.path.stat(), self.path.resolve()
+                stamp = Stamp(stat.st_size, stat.st_mtime_ns)
+                self.identity = (str(place), *stamp)
+                open_file: Callable[[], int] = functools.partial(os.open, place, os.O_RDONLY | os.O_CLOEXEC)
+            else:
+                self.identity, stamp, open_file = cached.identity, cached.stamp, cached.open
+            index = _loaded.get(self.identity)
+            if index is None:
+                index = load_index(self.path, *stamp) if cached is None else _index_of_cached(cached)
+            _loaded[self.identity] = self._index = index
+        except (OSError, ValueError) as error:
+            if isinstance(error, BadShard):
+                raise
+            hint = "; variables such as $HOME are not expanded" if "$" in self.name else ""
+            fault = getattr(error, "strerror", None) or error
+            raise BadShard(f"shard {self.name}: {fault}; check the path in the data's sources{hint}") from None
+        self._file = ShardFile(self.name, self.identity, stamp, open_file)
 
     def __len__(self) -> int:
-        return len(self._index.keys)
+        return len(self._index)
+
+    @property
+    def skipped(self) -> int:
+        """Members that belong to no record: without an extension, or hidden."""
+        return self._index.skipped
 
     def key(self, i: int) -> str:
-        return self._index.keys[i]
+        return self._index.key(i)
+
+    def members(self, i: int) -> dict[str, int]:
+        """Extension and size in bytes of each member of record `i`; nothing is read."""
+        return {extension: size for extension, size, _ in self._index.places(i)}
 
     def read(self, i: int) -> tuple[str, dict[str, bytes]]:
         """The key and the members (extension -> bytes) of record `i`."""
-        file = _open(self.identity, self.path)
-        members = {name: os.pread(file, size, offset) for name, offset, size in self._index.members[i]}
-        return self._index.keys[i], members
+        read = self._file.read
+        return self._index.key(i), {extension: read(size, offset) for extension, size, offset in self._index.places(i)}
+
+    def read_member(self, i: int, extension: str) -> bytes:
+        """One member of record `i`; KeyError if it has none of that extension."""
+        return self.head(i, extension, -1)
+
+    def head(self, i: int, extension: str, num_bytes: int) -> bytes:
+        """The first bytes of a member of record `i`, all of it if it is shorter or `num_bytes` is -1."""
+        for name, size, offset in self._index.places(i):
+            if name == extension:
+                return self._file.read(size if num_bytes < 0 else min(size, num_bytes), offset)
+        raise KeyError(extension)
 
     def fingerprint(self) -> str:
         return f"{self.identity[1]}-{self._index.fingerprint()}"
@@ -74,7 +122,7 @@ class ShardSet:
 
     def locate(self, i: int) -> tuple[Shard, int]:
         """The shard that holds record `i`, and its number there."""
-        if not 0 <= i < len(self):
+        if not 0 <= i < self._ends[-1]:
             raise IndexError(f"record {i} of {len(self)}")
         number = bisect_right(self._ends, i) - 1
         return self.shards[number], i - self._ends[number]
@@ -88,32 +136,36 @@ class ShardSet:
         return hashlib.blake2b("/".join(s.fingerprint() for s in self.shards).encode(), digest_size=16).hexdigest()
 
 
-def open_shards(source: str | Path) -> ShardSet:
-    """Open a `.tar`, a folder (its `dataset.json`, else all its `*.tar`), a `dataset.json` or a pattern `{00..07}.tar`.
+def open_shards(
+    source: str | Path | Sequence[str | Path], progress: Callable[[int, int], None] | None = None
+) -> ShardSet:
+    """Open what a source names, and check all of it.
+
+    Args:
+        source: a `.tar`; a folder (its `dataset.json`, else all its `*.tar`); a `dataset.json`; a pattern such as
+            `{00..07}.tar`, `data/*.tar` or `data/**/*.tar`; the URL of a `.tar`, of a `dataset.json`, of a folder that
+            has one (ends with a slash), or a brace pattern of URLs; or a list of any of these.
+        progress: called with the shards opened and their number.
 
     Raises:
         BadShard: names the file that is missing or wrong.
     """
-    text = str(source)
-    if "://" in text or text.startswith("pipe:"):
-        raise BadShard(f"source {text}: only local files are read; copy the shards and give their path")
-    path = Path(text).expanduser()
-    if path.is_dir():
-        if (path / MANIFEST).is_file():
-            return _from_manifest(path / MANIFEST)
-        found = sorted(path.glob("*.tar"))
-        if not found:
-            raise BadShard(f"folder {path}: holds no .tar and no {MANIFEST}; give the folder that holds the shards")
-        return ShardSet([Shard(file) for file in found])
-    if path.name.endswith(".json"):
-        return _from_manifest(path)
-    if "{" in text and not path.exists():
-        try:
-            paths = list(braceexpand(str(path)))
-        except ValueError as error:
-            raise BadShard(f"pattern {text}: {error}; write it like shard-{{000..007}}.tar") from None
-        return ShardSet([Shard(file) for file in paths])
-    return ShardSet([Shard(path)])
+    places = find_shards(source)
+    shards = []
+    for shard in (
+        _in_threads(_open, places, num_threads) if (num_threads := _num_fetches(places)) else map(_open, places)
+    ):
+        shards.append(shard)
+        if progress:
+            progress(len(shards), len(places))
+    seen: set[tuple[str, int, int]] = set()
+    for shard in shards:
+        if shard.identity in seen:
+            raise BadShard(
+                f"shard {shard.name}: comes twice in one source; to see records more often, raise the weight"
+            )
+        seen.add(shard.identity)
+    return ShardSet(shards)
 
 
 def write_shard(path: str | Path, records: Iterable[tuple[str, Mapping[str, bytes]]]) -> None:
@@ -144,54 +196,93 @@ def write_shard(path: str | Path, records: Iterable[tuple[str, Mapping[str, byte
         part.unlink(missing_ok=True)
 
 
-def write_manifest(folder: str | Path) -> None:
-    """Write the folder's `dataset.json`: its `*.tar` with bytes, samples and sha256."""
-    folder = Path(folder)
-    shards: list[dict[str, Any]] = []
-    for path in sorted(folder.glob("*.tar")):
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        shards.append({"path": path.name, "bytes": path.stat().st_size, "samples": len(Shard(path)), "sha256": digest})
-    manifest = {"shards": shards, "samples": sum(shard["samples"] for shard in shards)}
-    part = folder / f".{MANIFEST}.{os.getpid()}.part"
-    part.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, folder / MANIFEST)
+def _open(place: str | Entry) -> Shard:
+    """Open a shard, and hold it against its entry in a manifest."""
+    if isinstance(place, str):
+        return _open_remote(place) if is_url(place) else Shard(place)
+    if is_url(place.place):
+        shard = _open_remote(place.place, place.num_bytes, place.sha256 or None)
+    else:
+        shard = Shard(place.place)
+    if (shard.identity[1], len(shard)) != (place.num_bytes, place.samples):
+        raise BadShard(
+            f"shard {shard.name}: has {shard.identity[1]:,} bytes and {len(shard)} records, {MANIFEST} says "
+            f"{place.num_bytes:,} and {place.samples}; fetch the shard again, or write the manifest again if the shard is right"
+        )
+    return shard
 
 
-def _from_manifest(path: Path) -> ShardSet:
+def _num_fetches(places: Sequence[str | Entry]) -> int:
+    """How many shards may come at once; those on their way fit into half of the cache. 0 if all are here."""
+    if not any(is_url(place if isinstance(place, str) else place.place) for place in places):
+        return 0
+    limit = cache_limit()
+    if limit is None:
+        return FETCHES
+    sizes = [limit if isinstance(place, str) else max(1, place.num_bytes) for place in places]
+    return max(1, min(FETCHES, limit // (2 * max(sizes))))
+
+
+def _open_remote(url: str, num_bytes: int | None = None, sha256: str | None = None) -> Shard:
     try:
-        manifest = strict_json(path.read_bytes())
-        entries = [(str(entry["path"]), entry["bytes"], entry["samples"]) for entry in manifest["shards"]]
+        cached = cached_file(url, num_bytes, sha256)
     except OSError as error:
-        raise BadShard(f"manifest {path}: {error.strerror}; check the path in the data's sources") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadShard(f"manifest {path}: cannot be read ({error!r}); write it again with write_manifest") from None
-    shards = []
-    for name, num_bytes, samples in entries:
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise BadShard(f"manifest {path}: shard {name!r} lies outside the folder; shards lie beside their manifest")
-        shard = Shard(path.parent / name)
-        size = shard.path.stat().st_size
-        if (size, len(shard)) != (num_bytes, samples):
-            raise BadShard(
-                f"shard {shard.path}: has {size:,} bytes and {len(shard)} records, {path.name} says {num_bytes:,} and "
-                f"{samples}; fetch the shard again, or write the manifest again if the shard is right"
-            )
-        shards.append(shard)
-    return ShardSet(shards)
+        raise BadShard(
+            f"shard {public_url(url)}: cannot be kept in {cache_folder()} ({error.strerror or error}); make room there, or set "
+            "CONCEPTVLM_CACHE to another folder"
+        ) from None
+    return Shard(cached.path, cached)
 
 
-def _open(identity: tuple[str, int, int], path: Path) -> int:
-    """A file descriptor, opened in the process that reads and kept among the last `MAX_OPEN_FILES`."""
-    if identity in _open_files:
-        _open_files.move_to_end(identity)
-        return _open_files[identity]
-    file = os.open(identity[0], os.O_RDONLY | os.O_CLOEXEC)
-    stat = os.fstat(file)
-    if (stat.st_size, stat.st_mtime_ns) != identity[1:]:
-        os.close(file)
-        raise BadShard(f"shard {path}: changed after it was opened; start again, and leave the file alone meanwhile")
-    _open_files[identity] = file
-    if len(_open_files) > MAX_OPEN_FILES:
-        os.close(_open_files.popitem(last=False)[1])
-    return file
+def _index_of_cached(cached: CachedFile) -> TarIndex:
+    """The index of a remote shard, which stays when the copy goes."""
+    index = read_index(index_files(cached.path)[0], cached.path, *cached.stamp, tar_is_there=False)
+    while index is None:
+        descriptor = cached.open()
+        try:
+            index = load_index(cached.path, *cached.stamp)
+        except FileNotFoundError:  # another process made room; the copy comes again
+            pass
+        except BadShard as error:
+            raise BadShard(str(error).replace(str(cached.path), cached.name)) from None
+        finally:
+            os.close(descriptor)
+    return index
+
+
+def _in_threads(
+    work: Callable[[str | Entry], Shard], places: Sequence[str | Entry], num_threads: int
+) -> Iterator[Shard]:
+    """As `map`, several at once. The threads end with the process: Ctrl-C does not wait for a transfer."""
+    results: dict[int, Shard | BaseException] = {}
+    changed, waiting = threading.Condition(), iter(range(len(places)))
+
+    def run() -> None:
+        while True:
+            with changed:
+                number = next(waiting, None)
+            if number is None:
+                return
+            try:
+                result: Shard | BaseException = work(places[number])
+            except BaseException as error:
+                result = error
+            with changed:
+                results[number] = result
+                changed.notify_all()
+
+    for _ in range(min(num_threads, len(places))):
+        threading.Thread(target=run, daemon=True, name="open shards").start()
+    try:
+        for number in range(len(places)):
+            with changed:
+                while number not in results:
+                    changed.wait(timeout=1.0)
+                result = results.pop(number)
+            if isinstance(result, BaseException):
+                raise result
+            yield result
+    finally:
+        with changed:
+            for _ in waiting:
+                pass

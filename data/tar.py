@@ -4,9 +4,9 @@ In: a plain tar. Out: a `TarIndex` of keys and byte ranges, or a `BadShard` for 
 silence: a file cut short, a second tar behind the first, a key that comes twice, links, names that leave the folder.
 """
 
-import hashlib
 import os
 import re
+import stat
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,28 +15,34 @@ from typing import BinaryIO
 import numpy as np
 from jaxtyping import UInt8
 
-BLOCK = 512
+from data.member_names import looks_merged, name_fault, split_name
+from data.tar_index import BLOCK, MAX_MEMBER_BYTES, IndexBuilder, TarIndex
+
+__all__ = [
+    "BLOCK",
+    "MAX_MEMBER_BYTES",
+    "BadShard",
+    "TarIndex",
+    "looks_merged",
+    "name_fault",
+    "scan",
+    "split_name",
+    "write_member",
+]
+
 # Where a header has octal numbers: mode, owner, group, size, time, device. The last byte of each field closes it.
 _NUMBERS = ((100, 108), (108, 116), (116, 124), (124, 136), (136, 148), (329, 337), (337, 345))
-MAX_MEMBER_BYTES = 64 * 2**20
-# webdataset's rule: directories belong to the key, the extension begins at the first dot of the base name.
-MEMBER_NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
+MAX_EXTENDED_BYTES = 2**20  # of the extended header of one member
+HEADERS_AT_ONCE = 8192
+MAX_PADDING_BYTES = 64 * 2**20  # of zeros behind the end; tar pads to 10 KiB if not told otherwise
+_PAX_RECORD = re.compile(rb"([1-9][0-9]{0,6}) ([^=\n]+)=")
+_EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME)
+_PLAIN_TYPES = (tarfile.REGTYPE, tarfile.AREGTYPE)
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"(\xb5": "zstd", b"PK": "zip"}
 
 
 class BadShard(ValueError):
     """A fault of a whole shard: the message names the file, what is wrong, and what to do."""
-
-
-class TarIndex:
-    """Keys, and where the members of each lie: (extension, offset, size)."""
-
-    def __init__(self) -> None:
-        self.keys: list[str] = []
-        self.members: list[list[tuple[str, int, int]]] = []
-
-    def fingerprint(self) -> str:
-        return hashlib.blake2b(repr((self.keys, self.members)).encode(), digest_size=16).hexdigest()
 
 
 def write_member(file: BinaryIO, key: str, extension: str, data: bytes) -> None:
@@ -55,20 +61,15 @@ def write_member(file: BinaryIO, key: str, extension: str, data: bytes) -> None:
     file.write(bytes(-len(data) % BLOCK))
 
 
-def split_name(name: str) -> tuple[str, str] | None:
-    match = MEMBER_NAME.fullmatch(name)
-    return (match[1], match[2].lower()) if match else None
-
-
-def name_fault(name: str, split: tuple[str, str] | None) -> str | None:
-    if len(name) > 255:
-        return f"has a name of {len(name)} characters (the limit is 255)"
-    if name.startswith("/") or (".." in name and ".." in name.split("/")):
-        return "has a name that leaves the folder"
-    if not name.isprintable():  # control characters, and bytes that are not UTF-8 (read as surrogates)
-        return "has a name with characters that cannot be printed"
-    if split and split[1].startswith("__"):
-        return "has an extension that begins with __, which readers keep for themselves"
+def foreign(start: bytes) -> tuple[str, str] | None:
+    """What a file is by its first bytes if not a tar, and what to do; for files that are often taken for one."""
+    if start[257:262] == b"ustar":
+        return None
+    for magic, name in _COMPRESSED.items():
+        if start.startswith(magic):
+            return f"is compressed ({name})", "unpack it: shards are plain tar files"
+    if re.match(rb"\s*<(!doctype|html|\?xml|head|body)", start, re.IGNORECASE):
+        return "is a page (HTML or XML), not a tar file", "a server sent an error or a log-in page; fetch it again"
     return None
 
 
@@ -76,13 +77,21 @@ Fail = Callable[..., BadShard]  # (fault, advice) -> the error to raise
 
 
 def scan(path: Path) -> TarIndex:
-    """Walk the headers of a tar and check everything that can be checked without reading the data."""
+    """Walk the headers of a tar and check everything that can be checked without reading the data.
+
+    Raises:
+        BadShard: what is wrong, and where.
+        OSError: the file cannot be read.
+    """
 
     def fail(fault: str, advice: str = "fetch or write the shard again") -> BadShard:
         return BadShard(f"shard {path}: {fault}; {advice}")
 
-    if path.is_dir():
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
         raise fail("is a folder", "give a folder of shards as the source, or the tar itself")
+    if not stat.S_ISREG(mode):  # to open a pipe would wait for ever
+        raise fail("is not a regular file", "give a tar file")
     with path.open("rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         return _scan_plain(file.fileno(), size, fail) or _scan_any(file.fileno(), size, fail)
@@ -94,30 +103,33 @@ def _scan_plain(file: int, size: int, fail: Fail) -> TarIndex | None:
     tarfile takes 15 us for a header, most of it for a sum and eight numbers: 3 s for the demo's 184,000. Here all headers
     of a shard are checked together, in 2 us each.
     """
-    blocks, starts, sizes, offset = [], [], [], 0
-    while True:
-        block = os.pread(file, BLOCK, offset)
-        if len(block) < BLOCK:
+    members, offset, ended = _Members(fail), 0, False
+    while not ended:
+        blocks, places = list[bytes](), list[tuple[int, int]]()
+        while len(blocks) < HEADERS_AT_ONCE:
+            block = os.pread(file, BLOCK, offset)
+            if len(block) < BLOCK:
+                return None
+            if not block[0]:
+                ended = True
+                break
+            try:
+                num_bytes = int(block[124:135], 8)
+            except ValueError:
+                return None
+            if not 0 <= num_bytes <= MAX_MEMBER_BYTES:
+                return None
+            blocks.append(block)
+            places.append((offset + BLOCK, num_bytes))
+            offset += BLOCK + (num_bytes + BLOCK - 1) // BLOCK * BLOCK
+        if not _plain(np.frombuffer(b"".join(blocks), np.uint8).reshape(-1, BLOCK)):
             return None
-        if not block[0]:
-            break
-        try:
-            num_bytes = int(block[124:135], 8)
-        except ValueError:
-            return None
-        if not 0 <= num_bytes <= MAX_MEMBER_BYTES:
-            return None
-        blocks.append(block)
-        starts.append(offset + BLOCK)
-        sizes.append(num_bytes)
-        offset += BLOCK + (num_bytes + BLOCK - 1) // BLOCK * BLOCK
-    if any(block) or not _plain(np.frombuffer(b"".join(blocks), np.uint8).reshape(-1, BLOCK)):
+        for header, (start, num_bytes) in zip(blocks, places, strict=True):
+            members.add(header[:100].partition(b"\0")[0].decode("utf-8", "surrogateescape"), start, num_bytes)
+    if any(block):
         return None
-    members = _Members(fail)
-    for block, start, num_bytes in zip(blocks, starts, sizes, strict=True):
-        members.add(block[:100].partition(b"\0")[0].decode("utf-8", "surrogateescape"), start, num_bytes)
     _check_end(file, offset, size, fail)
-    return members.index
+    return members.build()
 
 
 def _plain(headers: UInt8[np.ndarray, "members 512"]) -> bool:
@@ -138,12 +150,11 @@ def _plain(headers: UInt8[np.ndarray, "members 512"]) -> bool:
 
 def _scan_any(file: int, size: int, fail: Fail) -> TarIndex:
     """Walk header by header; every dialect, and every fault by name."""
-    magic = os.pread(file, 2, 0)
     if size == 0:
         raise fail("is empty")
-    if magic in _COMPRESSED:
-        raise fail(f"is compressed ({_COMPRESSED[magic]})", "unpack it: shards are plain tar files")
-    members, offset, extended = _Members(fail), 0, dict[str, str]()
+    if fault := foreign(os.pread(file, BLOCK, 0)):
+        raise fail(*fault)
+    members, offset, extended, is_pending = _Members(fail), 0, dict[str, str](), False
     while True:
         block = os.pread(file, BLOCK, offset)
         if len(block) < BLOCK:
@@ -152,46 +163,52 @@ def _scan_any(file: int, size: int, fail: Fail) -> TarIndex:
             break
         try:
             header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+            start, num_bytes = offset + BLOCK, _number(extended["size"]) if "size" in extended else header.size
         except tarfile.HeaderError as error:
             what = "is not a tar file" if offset == 0 else f"is damaged at byte {offset:,}"
             raise fail(f"{what} ({error})") from None
-        start, num_bytes = offset + BLOCK, int(extended.get("size", header.size))
+        except ValueError as error:
+            raise fail(f"is damaged at byte {offset:,} ({error})") from None
         name = extended.get("path", header.name)
         offset = start + (num_bytes + BLOCK - 1) // BLOCK * BLOCK
         if num_bytes > MAX_MEMBER_BYTES:
-            raise fail(f"member {name!r} has {num_bytes:,} bytes, the limit is {MAX_MEMBER_BYTES:,}", "split it")
+            raise fail(f"member {name!r:.300} has {num_bytes:,} bytes, the limit is {MAX_MEMBER_BYTES:,}", "split it")
         if num_bytes < 0 or offset > size:
-            raise fail(f"is cut short inside member {name!r} ({offset:,} bytes needed, {size:,} there)")
-        if header.type in (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME):
+            raise fail(f"is cut short inside member {name!r:.300} ({offset:,} bytes needed, {size:,} there)")
+        if header.type in _EXTENDED:
             try:
-                extended |= _extension(header.type, os.pread(file, num_bytes, start))
+                extended = _extend(extended, header.type, _extension(file, header.type, start, num_bytes))
             except ValueError as error:
                 raise fail(f"is damaged at byte {start:,} ({error})") from None
+            is_pending = True
             continue
-        extended = {}
-        if header.type in (tarfile.DIRTYPE, tarfile.XGLTYPE):
+        extended, is_pending = {}, False
+        if header.type == tarfile.DIRTYPE and not num_bytes:
             continue
-        if header.type not in tarfile.REGULAR_TYPES or header.issparse():
-            raise fail(f"member {name!r} is a link or a device", "store plain files: tar --dereference follows links")
+        if header.type not in _PLAIN_TYPES:
+            advice = "store plain files: tar --dereference follows links"
+            raise fail(f"member {name!r:.300} is a link or a device, or no plain file", advice)
         members.add(name, start, num_bytes)
     _check_end(file, offset, size, fail)
-    if extended:
+    if is_pending:
         raise fail("ends after a member's extended header, without the member")
-    return members.index
+    return members.build()
 
 
 class _Members:
     """Puts members into an index, in their order, and refuses those that cannot be trusted."""
 
     def __init__(self, fail: Fail) -> None:
-        self.index = TarIndex()
+        self._index = IndexBuilder()
         self._fail, self._current, self._seen = fail, "", set[str]()
+        self.build = self._index.build
 
     def add(self, name: str, start: int, num_bytes: int) -> None:
         split = split_name(name)
         if fault := name_fault(name, split):
-            raise self._fail(f"member {name!r} {fault}", "write the shard with other names")
+            raise self._fail(f"member {name!r:.300} {fault}", "write the shard with other names")
         if split is None:  # no extension, or a hidden file such as ._x.png: webdataset skips these too
+            self._index.skipped += 1
             return
         key, extension = split
         if key != self._current:
@@ -201,36 +218,58 @@ class _Members:
                     "sort the members by name and write it again",
                 )
             self._seen.add(key)
-            self.index.keys.append(key)
-            self.index.members.append([])
+            self._index.add_key(key)
             self._current = key
-        here = self.index.members[-1]
-        if extension in [other for other, _, _ in here]:
+        if not self._index.add_member(extension, num_bytes, start):
             raise self._fail(f"member {name!r} comes twice")
-        here.append((extension, start, num_bytes))
 
 
-def _extension(kind: bytes, data: bytes) -> dict[str, str]:
+def _extension(file: int, kind: bytes, start: int, num_bytes: int) -> dict[str, str]:
     """What an extended header says of the next member: its long name (GNU) or its records (pax)."""
+    if num_bytes > MAX_EXTENDED_BYTES:
+        raise ValueError(f"an extended header has {num_bytes:,} bytes, the limit is {MAX_EXTENDED_BYTES:,}")
+    data = os.pread(file, num_bytes, start)
     if kind == tarfile.GNUTYPE_LONGNAME:
-        return {"path": data.rstrip(b"\0").decode("utf-8", "surrogateescape")}
-    records = {}
-    while data := data.lstrip(b"\0"):
-        length = int(data.split(b" ", 1)[0])  # "LENGTH name=value\n", the length counting itself
-        name, _, value = data[:length].partition(b" ")[2].partition(b"=")
-        if not 4 < length <= len(data) or not value.endswith(b"\n"):
+        return {"path": data.partition(b"\0")[0].decode("utf-8", "surrogateescape")}
+    records, place = dict[str, str](), 0
+    while place < len(data) and data[place]:
+        match = _PAX_RECORD.match(data, place)  # "LENGTH name=value\n", the length counting itself
+        end = place + int(match[1]) if match else 0
+        if match is None or not match.end() < end <= len(data) or data[end - 1 : end] != b"\n":
             raise ValueError("a pax record is malformed")
-        records[name.decode("utf-8", "surrogateescape")] = value[:-1].decode("utf-8", "surrogateescape")
-        data = data[length:]
+        name = match[2].decode("utf-8", "surrogateescape")
+        records[name] = data[match.end() : end - 1].decode("utf-8", "surrogateescape")
+        place = end
+    return records
+
+
+def _extend(extended: dict[str, str], kind: bytes, records: dict[str, str]) -> dict[str, str]:
+    """The next member as two extended headers describe it, where every reader agrees what that is."""
     if any(name.startswith("GNU.sparse") for name in records):
         raise ValueError("sparse members are not read")
-    return records
+    if "hdrcharset" in records:
+        raise ValueError("names in another encoding are not read")
+    if kind == tarfile.XGLTYPE:
+        if records.keys() & {"path", "size"}:
+            raise ValueError("an extended header gives one name or size to all members")
+        return extended
+    if extended.keys() & records.keys() & {"path", "size"}:
+        raise ValueError("two extended headers name one member")
+    return extended | records
+
+
+def _number(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,18}", text):
+        raise ValueError(f"a size is {text!r:.40}")
+    return int(text)
 
 
 def _check_end(file: int, offset: int, size: int, fail: Fail) -> None:
     """A tar closes with two empty blocks, and only zeros may follow: a second tar behind it would never be read."""
     if size - offset < 2 * BLOCK:
         raise fail(f"is cut short: it ends at byte {size:,} without the two empty blocks that close a tar")
+    if size - offset > MAX_PADDING_BYTES:
+        raise fail(f"goes on for {size - offset:,} bytes behind its end (byte {offset:,})")
     while offset < size:
         tail = os.pread(file, 2**20, offset)
         if any(tail):

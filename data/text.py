@@ -1,75 +1,43 @@
 """Records to rows: token ids, image slots, positions, and which tokens carry loss.
 
-In: a `Sample`, or the parts of a prompt. Out: a `Row`. The layout is the project's chat format:
+In: a `Sample`, or the parts of a prompt. Out: a `Row`. The layout is the project's own chat format:
 document `<|bos|>` parts `<|end|>`; conversation `<|bos|>`, then for each turn `<|role|>` parts `<|end|>`; a picture is
-`<|image|>` once per slot. Text that spells a special token stays text: only this file writes special ids.
+`<|image|>` once per slot. With a tokenizer whose `chat` is `template`, conversations and prompts are as the pretrained model
+had them (template_rows.py); documents stay as they are. Text that spells a special token stays text in both.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-import numpy as np
-from jaxtyping import Bool, Int64
-
-from data.image import ImageLayout, picture_key
-from data.sample import BadRecord, Part, Sample
+from data.image import ImageLayout
+from data.row import Picture, PictureCrop, Row, RowWriter, Turn, join_rows, token_row
+from data.sample import Message, Part, Sample
+from data.template_rows import conversation_by_template, opening_by_template, prompt_by_template, turn_by_template
 from data.tokenizer import Tokenizer
 
-
-@dataclass(frozen=True)
-class Picture:
-    """A stored picture, and which altered copy of it is meant (0: the picture itself)."""
-
-    data: bytes
-    key: str
-    augmentation: int
-    slots_per_crop: tuple[int, ...]  # slots of each crop that the encoder sees of it
-
-    @property
-    def feature_key(self) -> str:
-        return f"{self.key}-{self.augmentation}"
-
-    @property
-    def crops(self) -> "tuple[PictureCrop, ...]":
-        """What the encoder sees of it, one after another."""
-        return tuple(PictureCrop(self, place) for place in range(len(self.slots_per_crop)))
-
-
-@dataclass(frozen=True)
-class PictureCrop:
-    """One of a picture's crops; most pictures have one."""
-
-    picture: Picture
-    place: int  # among the crops of its picture
-
-    @property
-    def feature_key(self) -> str:
-        return f"{self.picture.feature_key}.{self.place}" if self.place else self.picture.feature_key
-
-
-@dataclass(frozen=True)
-class Row:
-    """One document or conversation as tokens."""
-
-    ids: Int64[np.ndarray, " n"]
-    loss: Bool[np.ndarray, " n"]  # True where the token is a target
-    is_image: Bool[np.ndarray, " n"]
-    positions: Int64[np.ndarray, "n 3"]  # time, row, column
-    pictures: tuple[Picture, ...]  # in the order of their slots
-    sample_id: str
-
-    def __len__(self) -> int:
-        return len(self.ids)
+__all__ = [
+    "Picture",
+    "PictureCrop",
+    "Row",
+    "Turn",
+    "join_rows",
+    "opening_row",
+    "prompt_row",
+    "sample_row",
+    "token_row",
+    "turn_row",
+]
 
 
 def sample_row(sample: Sample, tokenizer: Tokenizer, layout: ImageLayout | None, augmentation: int = 0) -> Row:
     """A record to train on. Loss: all text of a document; the assistant's text of a conversation; and its `<|end|>`.
 
     Raises:
-        BadRecord: a picture's header is bad.
+        BadRecord: a picture's header is bad, or the tokenizer's chat template refuses the conversation.
         ValueError: the record has a picture but there is no layout.
     """
-    writer = _Writer(sample.id, sample.images, tokenizer, layout, augmentation)
+    if tokenizer.template is not None and sample.messages is not None:
+        return conversation_by_template(sample, sample.messages, tokenizer, tokenizer.template, layout, augmentation)
+    writer = RowWriter(sample.id, sample.images, tokenizer, layout, augmentation)
     writer.token(tokenizer.bos)
     if sample.messages is None:
         writer.parts(sample.content or (), loss=True)
@@ -77,6 +45,7 @@ def sample_row(sample: Sample, tokenizer: Tokenizer, layout: ImageLayout | None,
         return writer.row()
     roles = {"system": tokenizer.system, "user": tokenizer.user, "assistant": tokenizer.assistant}
     for message in sample.messages:
+        writer.turn(message.role)
         writer.token(roles[message.role])
         writer.parts(message.parts, loss=message.role == "assistant")
         writer.token(tokenizer.end, loss=message.role == "assistant")
@@ -90,8 +59,19 @@ def prompt_row(
     layout: ImageLayout | None,
     answer: str | None = None,
 ) -> Row:
-    """One user turn, opened for the assistant. With an answer: its tokens and `<|end|>` follow and carry the loss."""
-    writer = _Writer("prompt", images, tokenizer, layout, 0)
+    """One user turn, opened for the assistant. With an answer: its tokens and their end follow and carry the loss.
+
+    Raises:
+        BadRecord: a picture is missing or its header is bad, or the tokenizer's chat template refuses the prompt.
+        ValueError: there is a picture but no layout.
+    """
+    if tokenizer.template is not None:
+        if answer is None:
+            return prompt_by_template(content, images, tokenizer, tokenizer.template, layout)
+        messages = (Message("user", tuple(content)), Message("assistant", (Part(text=answer),)))
+        sample = Sample("prompt", "prompt", None, messages, images)
+        return conversation_by_template(sample, messages, tokenizer, tokenizer.template, layout, 0)
+    writer = RowWriter("prompt", images, tokenizer, layout, 0)
     writer.token(tokenizer.bos)
     writer.question(content)
     if answer is not None:
@@ -101,8 +81,14 @@ def prompt_row(
 
 
 def opening_row(system: str | None, tokenizer: Tokenizer) -> Row:
-    """How a conversation begins: `<|bos|>`, and the system's turn if there is one."""
-    writer = _Writer("conversation", {}, tokenizer, None, 0)
+    """How a conversation begins: `<|bos|>`, and the system's turn if there is one.
+
+    Raises:
+        BadRecord: the tokenizer's chat template refuses a system's turn.
+    """
+    if tokenizer.template is not None:
+        return opening_by_template(system, tokenizer, tokenizer.template)
+    writer = RowWriter("conversation", {}, tokenizer, None, 0)
     writer.token(tokenizer.bos)
     if system is not None:
         writer.token(tokenizer.system)
@@ -117,115 +103,20 @@ def turn_row(
     tokenizer: Tokenizer,
     layout: ImageLayout | None,
     time: int,
+    before: Sequence[Message],
 ) -> Row:
     """One further user turn of a conversation, opened for the assistant.
 
     Args:
         time: the position of its first token, one past the largest before it.
+        before: all that was said before, the system's turn too.
 
     Raises:
-        BadRecord: a picture is missing or its header is bad.
+        BadRecord: a picture is missing or its header is bad, or the tokenizer's chat template refuses the turn.
         ValueError: there is a picture but no layout.
     """
-    writer = _Writer("conversation", images, tokenizer, layout, 0, time)
+    if tokenizer.template is not None:
+        return turn_by_template(content, images, tokenizer, tokenizer.template, layout, time, before)
+    writer = RowWriter("conversation", images, tokenizer, layout, 0, time)
     writer.question(content)
     return writer.row()
-
-
-def token_row(ids: Sequence[int], time: int) -> Row:
-    """Tokens without pictures, the first at position `time`."""
-    count = np.arange(time, time + len(ids), dtype=np.int64)
-    none = np.zeros(len(ids), dtype=np.bool_)
-    return Row(np.array(ids, dtype=np.int64), none, none, count[:, None].repeat(3, axis=1), (), "conversation")
-
-
-def join_rows(rows: Sequence[Row]) -> Row:
-    """Rows one after another as one; it has the first one's name. Their positions stay as they are."""
-    return Row(
-        np.concatenate([row.ids for row in rows]),
-        np.concatenate([row.loss for row in rows]),
-        np.concatenate([row.is_image for row in rows]),
-        np.concatenate([row.positions for row in rows]),
-        tuple(picture for row in rows for picture in row.pictures),
-        rows[0].sample_id,
-    )
-
-
-class _Writer:
-    """Appends tokens and pictures; time runs on by one per token, and by the longer side of each canvas of a picture."""
-
-    def __init__(
-        self,
-        sample_id: str,
-        images: Mapping[str, bytes],
-        tokenizer: Tokenizer,
-        layout: ImageLayout | None,
-        augmentation: int,
-        time: int = 0,
-    ) -> None:
-        self._sample_id, self._images, self._tokenizer = sample_id, images, tokenizer
-        self._layout, self._augmentation = layout, augmentation
-        self._time = time
-        self._ids: list[int] = []
-        self._loss: list[bool] = []
-        self._is_image: list[bool] = []
-        self._positions: list[Int64[np.ndarray, "n 3"]] = []
-        self._pictures: list[Picture] = []
-
-    def token(self, number: int, loss: bool = False) -> None:
-        self._append([number], loss)
-
-    def text(self, text: str, loss: bool) -> None:
-        self._append(self._tokenizer.encode(text), loss)
-
-    def parts(self, parts: Sequence[Part], loss: bool) -> None:
-        for part in parts:
-            if part.text is not None:
-                self.text(part.text, loss)
-            elif part.image is not None:
-                self._picture(part.image)
-
-    def question(self, content: Sequence[Part]) -> None:
-        """A user's turn, and the mark after which the assistant speaks."""
-        self.token(self._tokenizer.user)
-        self.parts(content, loss=False)
-        self.token(self._tokenizer.end)
-        self.token(self._tokenizer.assistant)
-
-    def row(self) -> Row:
-        return Row(
-            np.array(self._ids, dtype=np.int64),
-            np.array(self._loss, dtype=np.bool_),
-            np.array(self._is_image, dtype=np.bool_),
-            np.concatenate(self._positions),
-            tuple(self._pictures),
-            self._sample_id,
-        )
-
-    def _append(self, ids: list[int], loss: bool) -> None:
-        self._ids += ids
-        self._loss += [loss] * len(ids)
-        self._is_image += [False] * len(ids)
-        self._positions.append(np.arange(self._time, self._time + len(ids))[:, None].repeat(3, axis=1))
-        self._time += len(ids)
-
-    def _picture(self, name: str) -> None:
-        layout = self._layout
-        if layout is None:
-            raise ValueError(
-                f"record {self._sample_id!r} has the picture {name!r}, but the model has no image encoder; "
-                f"set an encoder, or leave out the sources with pictures"
-            )
-        data = self._images.get(name)
-        if data is None:
-            raise BadRecord(f"record {self._sample_id!r} names the picture {name!r} but does not have it")
-        try:
-            plan = layout.plan_stored(data)
-        except BadRecord as error:
-            raise BadRecord(f"record {self._sample_id!r}, {name}: {error}", error.reason) from None
-        self._ids += [self._tokenizer.image] * plan.slots
-        self._loss += [False] * plan.slots
-        self._is_image += [True] * plan.slots
-        self._positions.append(self._time + plan.positions)
-        self._time += plan.duration
-        self._pictures.append(Picture(data, picture_key(data), self._augmentation, plan.slots_per_crop))

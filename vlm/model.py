@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from data.batch import Batch
 from data.image import ImageLayout, ImageSpec
-from data.tokenizer import Tokenizer
+from data.tokenizer import Chat, Tokenizer
 from encoders.protocol import Features, from_name, portable_setting
 from vlm.backbone import BackboneConfig, BackboneOutput, ConceptMoE, Documents, backbone_config
 from vlm.connector import Connector, ConnectorConfig
@@ -41,6 +41,7 @@ class ModelConfig:
     connector: ConnectorConfig
     backbone: BackboneConfig
     tie_embeddings: bool = True  # the head is the embedding, transposed; false: a head of its own
+    chat: Chat = "own"  # how conversations are written; "template": by the chat template beside the tokenizer
 
 
 def build_encoder(setting: EncoderSetting) -> Any:
@@ -98,7 +99,7 @@ class VisionLanguageModel(nn.Module):
     def __init__(self, config: ModelConfig, is_empty: bool = False) -> None:
         super().__init__()
         self.config = config
-        self.tokenizer = Tokenizer(config.tokenizer)
+        self.tokenizer = Tokenizer(config.tokenizer, config.chat)
         encoder = build_encoder(config.encoder)
         self.layout = image_layout(encoder, config.connector)
         if self.layout is not None and encoder.spec != self.layout.spec:
@@ -249,4 +250,5 @@ def model_config(settings: dict[str, Any]) -> ModelConfig:
         connector=ConnectorConfig(**settings["connector"]),
         backbone=backbone_config(settings["backbone"]),
         tie_embeddings=tie_embeddings,
+        chat=settings.get("chat", "own"),
     )

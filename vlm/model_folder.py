@@ -210,7 +210,7 @@ def start_from(model: "VisionLanguageModel", folder: Path) -> list[str]:
     """
     require_model_folder(folder)
     tokenizer = Tokenizer(folder / "tokenizer.json")
-    if tokenizer.fingerprint() != model.tokenizer.fingerprint():
+    if tokenizer.fingerprint() != model.tokenizer.fingerprint(with_chat=False):
         raise ValueError(
             f"{folder} has another tokenizer than this run; set `tokenizer: {folder}`, or begin without its weights"
         )

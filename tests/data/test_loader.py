@@ -1,16 +1,18 @@
 import itertools
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from data.batch import Batch
-from data.image import ImageLayout
-from data.loader import FaultLog, TrainLoader
+from data.image import ImageLayout, ImageSpec
+from data.loader import TrainLoader
 from data.module import DataModule, SourceConfig
-from data.pack import Fault, Parcel
+from data.order import Cursor
 
 pytestmark = pytest.mark.long
 
@@ -27,12 +29,14 @@ def folders(tmp_path_factory: pytest.TempPathFactory, make: SimpleNamespace) -> 
 
 
 @pytest.fixture
-def build(folders: dict[str, str], tokenizer_file: Path, layout: ImageLayout) -> Iterator[Build]:
+def build(
+    folders: dict[str, str], tokenizer_file: Path, layout: ImageLayout, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Build]:
     loaders: list[TrainLoader] = []
 
-    def build(rank: int = 0, world: int = 1, **settings: object) -> TrainLoader:
+    def build(rank: int = 0, world: int = 1, **settings: Any) -> TrainLoader:
         module = make_module(folders, tokenizer_file, layout, **settings)
-        module._place_among_ranks = lambda: (rank, world)  # type: ignore[method-assign]
+        monkeypatch.setattr("data.module.place_among_ranks", lambda trainer: (rank, world))
         loaders.append(module.train_dataloader())
         return loaders[-1]
 
@@ -41,10 +45,18 @@ def build(folders: dict[str, str], tokenizer_file: Path, layout: ImageLayout) ->
         loader.close()
 
 
-def make_module(folders: dict[str, str], tokenizer_file: Path, layout: ImageLayout, **settings: object) -> DataModule:
-    train = [SourceConfig(folders["text"], 0.6, "text"), SourceConfig(folders["pictures"], 0.4, "pictures")]
-    defaults = {"row_tokens": 120, "num_workers": 0, "augmentations": 2, "steps_per_epoch": 12, "lanes": 6}
-    return DataModule(str(tokenizer_file), layout, train, **(defaults | settings))
+def make_module(
+    folders: dict[str, str],
+    tokenizer_file: Path,
+    own_layout: ImageLayout,
+    names: tuple[str, ...] = ("text", "pictures"),
+    weights: tuple[float, ...] = (0.6, 0.4),
+    **settings: Any,
+) -> DataModule:
+    train = [SourceConfig(folders[name.rstrip("2")], weight, name) for name, weight in zip(names, weights, strict=True)]
+    defaults: dict[str, Any] = {"row_tokens": 120, "num_workers": 0, "augmentations": 2}
+    defaults |= {"steps_per_epoch": 12, "lanes": 6, "tokenizer": str(tokenizer_file), "layout": own_layout}
+    return DataModule(train=list(train), **(defaults | settings))
 
 
 def take(loader: TrainLoader, number: int) -> list[Batch]:
@@ -134,18 +146,47 @@ def test_no_record_is_lost_or_repeated_in_an_epoch(folders: dict[str, str], toke
     )
     seen: Counter[str] = Counter()
     for batch in module.train_dataloader():
-        seen.update(batch.sample_ids)
-        # One lane: rows of a window are shuffled, so an epoch is complete when its last window is.
-        if min(seen.values()) >= 3 and len(seen) == 90:
+        if batch.cursor.window == 2:
             break
+        seen.update(batch.sample_ids)  # one lane: two whole windows, whatever the order of their rows
+    assert sum(seen.values()) > 100
     assert set(seen) == {f"text-{i}" for i in range(90)}
-    assert max(seen.values()) - min(seen.values()) <= 2
+    assert max(seen.values()) - min(seen.values()) <= 1
 
 
-def test_a_place_in_other_data_is_refused(build: Build) -> None:
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"seed": 1}, "seed was 0, is 1"),
+        ({"row_tokens": 121}, "row_tokens was 120, is 121"),
+        ({"lanes": 12}, "lanes was 6, is 12"),
+        ({"augmentations": 1}, r"augmentations was \[2, 2\], is \[1, 1\]"),
+        ({"overlong": "split"}, "overlong was drop, is split"),
+        ({"weights": (0.6, 0.3)}, r"weights was 0\.6, 0\.4, is 0\.6, 0\.3"),
+        ({"tokenizer": "demo"}, "tokenizer was [0-9a-f]{16}, is [0-9a-f]{16}"),
+        ({"layout": ImageLayout(ImageSpec(size_px=32, mean=(0.5,) * 3, std=(0.5,) * 3), (3, 3))}, "image layout was"),
+        ({"names": ("text", "text2")}, r"source 1 was 50 records, [0-9a-f]{16}, is 90 records, [0-9a-f]{16}"),
+        ({"names": ("text",), "weights": (1.0,)}, "source 1 was 50 records, [0-9a-f]{16}, is absent"),
+    ],
+    ids=str,
+)
+def test_a_place_in_other_data_is_refused_by_what_differs(build: Build, settings: dict[str, Any], told: str) -> None:
     state = build().state_dict()
-    with pytest.raises(ValueError, match=r"row_tokens was 120, is 121|seed was 0, is 1"):
-        build(seed=1).load_state_dict(state)
+    with pytest.raises(ValueError, match=told):
+        build(**settings).load_state_dict(state)
+
+
+def test_the_state_is_small_whatever_has_been_read(
+    folders: dict[str, str], tokenizer_file: Path, layout: ImageLayout
+) -> None:
+    shares = [SourceConfig(folders["text"], 1 / 7, f"a source with a long name, number {i}") for i in range(20)]
+    module = DataModule(str(tokenizer_file), layout, list(shares), row_tokens=100, num_workers=0, lanes=24)
+    loader = module.train_dataloader()
+    take(loader, 24)
+    loader._cursors = {lane: Cursor(lane, 123_456, 56) for lane in range(24)}
+    loader.batches_given = 10**9
+    assert len(json.dumps(loader.state_dict())) < 4096
+    assert loader.state_dict() == json.loads(json.dumps(loader.state_dict()))
 
 
 def test_lanes_that_cannot_be_shared_are_refused(build: Build) -> None:
@@ -168,13 +209,13 @@ def test_ranks_that_disagree_cannot_save(build: Build, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_validation_sees_every_record_once(
-    folders: dict[str, str], tokenizer_file: Path, layout: ImageLayout, world: int
+    folders: dict[str, str], tokenizer_file: Path, layout: ImageLayout, world: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: Counter[str] = Counter()
     steps = set()
     for rank in range(world):
         module = make_module(folders, tokenizer_file, layout, val=[folders["text"], folders["pictures"]], num_workers=1)
-        module._place_among_ranks = lambda rank=rank: (rank, world)  # type: ignore[method-assign, misc]
+        monkeypatch.setattr("data.module.place_among_ranks", lambda trainer, rank=rank: (rank, world))
         loaders = module.val_dataloader()
         assert [name for name, _ in module.val_mixture] == [folders["text"], folders["pictures"]]
         batches: list[Batch] = []
@@ -190,34 +231,3 @@ def test_validation_sees_every_record_once(
             assert all(key.endswith("-0") for key in batch.image_keys)
     assert len(steps) == 1
     assert seen == {f"text-{i}": 1 for i in range(90)} | {f"picture-{i}": 1 for i in range(50)}
-
-
-def fault(index: int, source: str = "a", reason: str = "bad JSON") -> Fault:
-    return Fault(source, reason, index, f"a.tar, key {index}", f"record '{index}' is bad")
-
-
-def test_a_fault_is_counted_once_and_the_first_of_a_source_is_shown(caplog: pytest.LogCaptureFixture) -> None:
-    faults = FaultLog({"a": 500, "b": 500})
-    faults.add(Parcel(None, (fault(1), fault(2), fault(1), fault(1, "b")), {"a": 400, "b": 400}))
-    assert faults.keys == {("a", "bad JSON"): ["a.tar, key 1", "a.tar, key 2"], ("b", "bad JSON"): ["a.tar, key 1"]}
-    assert [record.args[0] for record in caplog.records] == ["a", "b"]
-    assert "a.tar, key 1" in caplog.text
-
-
-def test_more_than_one_per_cent_of_faults_stops_the_run() -> None:
-    faults = FaultLog({"a": 5000})
-    faults.add(Parcel(None, tuple(fault(i) for i in range(9)), {"a": 999}))
-    faults.add(Parcel(None, (fault(9),), {"a": 1}))
-    with pytest.raises(ValueError, match=r"11 of 1005 records.*a: 11 x bad JSON \(such as a\.tar, key 0\)"):
-        faults.add(Parcel(None, (fault(10),), {"a": 5}))
-
-
-def test_a_source_without_a_usable_record_stops_the_run() -> None:
-    with pytest.raises(ValueError, match="source a: none of 3"):
-        FaultLog({"a": 3, "b": 100}).add(Parcel(None, tuple(fault(i) for i in range(3)), {"a": 7, "b": 50}))
-
-
-def test_long_records_are_counted_but_no_fault_of_the_data() -> None:
-    faults = FaultLog({"a": 5000})
-    faults.add(Parcel(None, tuple(fault(i, reason="longer than row_tokens") for i in range(900)), {"a": 2000}))
-    assert len(faults.keys["a", "longer than row_tokens"]) == 900

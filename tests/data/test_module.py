@@ -4,14 +4,10 @@ from types import SimpleNamespace
 
 import jsonargparse
 import pytest
-import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 
-from data.batch import Batch
 from data.image import ImageLayout
 from data.module import DataModule, SourceConfig
-from data.shards import BadShard, write_shard
+from data.shards import BadShard, ShardSet, write_shard
 
 pytestmark = pytest.mark.long
 
@@ -49,8 +45,12 @@ def test_bad_records_are_skipped_counted_and_named(
     kinds = ("corrupt picture", "bad JSON", "missing member", "longer than row_tokens")
     assert module.faults == {(folder, kind): 1 for kind in kinds}
     assert module.fault_keys[folder, "corrupt picture"] == [f"{folder}/000000.tar, key p00003"]
-    assert len(caplog.records) == 1
-    assert f"{folder}/000000.tar, key" in caplog.text
+    *shown, summary = (record.getMessage() for record in caplog.records)
+    assert len(shown) == 4
+    assert all(f"{folder}/000000.tar, key" in line for line in shown)
+    assert summary.startswith("records of data.train left out or changed: ")
+    for kind in kinds:
+        assert f"1 x {kind}" in summary
 
 
 def test_skipping_a_bad_record_does_not_change_the_rest(
@@ -144,48 +144,39 @@ def test_the_command_line_can_build_it(tokenizer_file: Path) -> None:
     assert module._configs["train"] == [SourceConfig("demo:train/emoji", 0.5), SourceConfig("other/folder")]
 
 
-class Recorder(LightningModule):
-    """A model that only remembers what it was shown."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(1))
-        self.seen: list[tuple[str, ...]] = []
-
-    def training_step(self, batch: Batch) -> torch.Tensor:
-        self.seen.append(batch.sample_ids)
-        return self.weight.sum()
-
-    def validation_step(self, batch: Batch) -> None:
-        batch.check()
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_lightning_resumes_in_the_middle_of_an_epoch(
-    tmp_path: Path, tokenizer_file: Path, make: SimpleNamespace, num_workers: int
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_error_of_the_disk_ends_the_run_in_one_line_and_is_no_fault(
+    tmp_path: Path,
+    tokenizer_file: Path,
+    make: SimpleNamespace,
+    num_workers: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    folder = make.write_records(tmp_path / "s", [make.text_record(i) for i in range(60)])
+    folder = make.write_records(tmp_path / "s", [make.text_record(i) for i in range(50)])
+    module = module_of(tokenizer_file, None, folder, num_workers=num_workers)
+    loader = module.train_dataloader()
+    read = ShardSet.read
 
-    def fit(steps: int, resume: Path | None = None) -> list[tuple[str, ...]]:
-        model, save = Recorder(), ModelCheckpoint(tmp_path, save_top_k=-1, every_n_train_steps=7)
-        trainer = Trainer(
-            max_steps=steps,
-            accelerator="cpu",
-            logger=False,
-            callbacks=[save],
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-        )
-        module = module_of(tokenizer_file, None, folder, val=[folder], num_workers=num_workers)
-        trainer.fit(model, module, ckpt_path=resume, weights_only=True if resume else None)
-        return model.seen
+    def fail(shards: ShardSet, index: int) -> tuple[str, dict[str, bytes]]:
+        if index == 17:
+            raise OSError(5, "Input/output error", "s/a.tar")
+        return read(shards, index)
 
-    whole = fit(25)
-    fit(17)
-    for step in (7, 14):
-        assert fit(25, next(tmp_path.glob(f"*step={step}.ckpt"))) == whole[step:]
+    monkeypatch.setattr(ShardSet, "read", fail)
+    with pytest.raises(ValueError, match=r"^\[Errno 5\] Input/output error: 's/a\.tar'$"):
+        list(loader)
+    assert module.faults == {}
+    module.teardown()
+
+
+def test_the_evaluation_plan_reads_each_record_once_before_it_begins(
+    tmp_path: Path, tokenizer_file: Path, make: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make.write_records(tmp_path / "s", [make.text_record(i) for i in range(40)])
+    module = module_of(tokenizer_file, None, folder, val=[folder])
+    reads: list[int] = []
+    read = ShardSet.read
+    monkeypatch.setattr(ShardSet, "read", lambda shards, index: reads.append(index) or read(shards, index))
+    [loader] = module.val_dataloader()
+    assert sorted(reads) == list(range(40))
+    assert sorted(name for batch in loader for name in batch.sample_ids) == sorted(f"text-{i}" for i in range(40))

@@ -1,15 +1,17 @@
+import errno
 import io
 import json
 import os
 import random
 import tarfile
-from itertools import chain
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import webdataset
 
-from data import tar
+from data import shard_file, tar
+from data.sample import Part, parse_sample
 from data.shards import BadShard, Shard, open_shards, write_manifest, write_shard
 
 pytestmark = pytest.mark.long
@@ -163,11 +165,11 @@ def test_the_manifest_is_held_against_the_shards(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "source", ["nowhere.tar", "nowhere/", "x-{00..01}.tar", "pipe:ls", "s3://bucket/a.tar", "d.json"]
+    "source", ["nowhere.tar", "nowhere/", "x-{00..01}.tar", "pipe:ls", "ftp://bucket/a.tar", "d.json"]
 )
 def test_a_missing_or_unreadable_source_is_named(tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(BadShard, match=r"nowhere|x-00|pipe:ls|s3:|d\.json"):
+    with pytest.raises(BadShard, match=r"nowhere|x-00|pipe:ls|ftp:|d\.json"):
         open_shards(source)
 
 
@@ -189,11 +191,106 @@ def test_a_shard_that_changes_under_the_reader_is_noticed(tmp_path: Path) -> Non
 
 
 def test_a_shard_set_survives_many_open_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data.shards.MAX_OPEN_FILES", 2)
+    monkeypatch.setattr("data.shard_file.MAX_OPEN_FILES", 2)
     for i in range(5):
         write_shard(tmp_path / f"{i}.tar", [RECORDS[i % 4]])
     shards = open_shards(tmp_path)
     assert [shards.read(i) for i in (0, 4, 1, 0, 3)] == [RECORDS[i % 4] for i in (0, 4, 1, 0, 3)]
+
+
+def test_threads_that_read_at_once_get_their_own_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data.shard_file.MAX_OPEN_FILES", 1)  # so that each read pushes another's file out
+    for i in range(4):
+        write_shard(tmp_path / f"{i}.tar", [(f"{i}", {"txt": bytes([i]) * 5000})])
+    shards = open_shards(tmp_path)
+    with ThreadPoolExecutor(4) as pool:
+        read = list(pool.map(shards.read, [i % 4 for i in range(4000)]))
+    assert read == [(f"{i % 4}", {"txt": bytes([i % 4]) * 5000}) for i in range(4000)]
+
+
+def test_a_disk_that_fails_now_and_then_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_shard(tmp_path / "a.tar", RECORDS)
+    shard = Shard(tmp_path / "a.tar")
+    monkeypatch.setattr("data.shard_file.RETRY_PAUSES_S", (0.0,) * 4)
+    faults, pread = (
+        [OSError(errno.EIO, "Input/output error"), OSError(errno.ESTALE, "Stale file handle"), 3, 0],
+        os.pread,
+    )
+
+    def failing(file: int, size: int, offset: int) -> bytes:
+        fault = faults.pop() if faults else size
+        if isinstance(fault, OSError):
+            raise fault
+        return pread(file, fault, offset)
+
+    monkeypatch.setattr(os, "pread", failing)
+    assert shard.read(3) == RECORDS[3]
+    assert not faults
+
+
+def test_a_disk_that_fails_for_good_is_an_error_that_names_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_shard(tmp_path / "a.tar", RECORDS)
+    shard = Shard(tmp_path / "a.tar")
+    monkeypatch.setattr("data.shard_file.RETRY_PAUSES_S", (0.01, 0.01))
+
+    def failing(file: int, size: int, offset: int) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "pread", failing)
+    with pytest.raises(BadShard, match=r"a\.tar: cannot be read \(Input/output error\), 3 tries"):
+        shard.read(0)
+
+
+def test_a_file_cut_while_it_is_read_is_an_error(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.tar", RECORDS)
+    shard = Shard(tmp_path / "a.tar")
+    shard.read(0)
+    os.truncate(tmp_path / "a.tar", 1024)
+    with pytest.raises(BadShard, match=r"a\.tar: changed after it was opened"):
+        shard.read(3)
+
+
+def test_a_file_that_is_deleted_is_an_error_unless_it_is_open(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.tar", RECORDS)
+    shard = Shard(tmp_path / "a.tar")
+    shard.read(0)
+    (tmp_path / "a.tar").unlink()
+    assert shard.read(3) == RECORDS[3]
+    shard_file._open_files.clear()
+    with pytest.raises(BadShard, match="no longer there"):
+        shard.read(3)
+
+
+def test_a_shard_twice_in_a_source_is_refused(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.tar", RECORDS)
+    (tmp_path / "b.tar").symlink_to(tmp_path / "a.tar")
+    with pytest.raises(BadShard, match="comes twice"):
+        open_shards(tmp_path)
+
+
+def test_opening_tells_how_far_it_is(tmp_path: Path) -> None:
+    for i in range(3):
+        write_shard(tmp_path / f"{i}.tar", RECORDS)
+    calls: list[tuple[int, int]] = []
+    open_shards(tmp_path, lambda done, total: calls.append((done, total)))
+    assert calls == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_shards_as_img2dataset_writes_them_are_read(tmp_path: Path) -> None:
+    records = []
+    with webdataset.TarWriter(str(tmp_path / "00000.tar")) as sink:
+        for i in range(10):
+            fields = {"key": f"{i:09d}", "caption": f"picture {i}", "url": "http://x", "status": "success", "width": 8}
+            record = {"jpg": b"j" * i, "txt": f"picture {i}".encode(), "json": json.dumps(fields).encode()}
+            sink.write({"__key__": f"{i:09d}", **record})
+            records.append((f"{i:09d}", record))
+    shards = open_shards(tmp_path / "00000.tar")
+    assert [shards.read(i) for i in range(10)] == records
+    sample = parse_sample(*shards.read(7))
+    assert sample.content == (Part(image="jpg"), Part(text="picture 7"))
+    assert sample.images == {"jpg": b"j" * 7}
 
 
 @pytest.mark.parametrize("key", ["a.b", "../a", "/a", ""])
@@ -203,24 +300,29 @@ def test_keys_that_a_reader_would_refuse_are_not_written(tmp_path: Path, key: st
     assert list(tmp_path.iterdir()) == []
 
 
-def walked(path: Path) -> tuple[list[str], list[list[tuple[str, int, int]]]] | str:
+Listed = list[tuple[str, list[tuple[str, int, int]]]]
+
+
+def listed(index: tar.TarIndex) -> Listed:
+    return [(index.key(i), index.places(i)) for i in range(len(index))]
+
+
+def walked(path: Path) -> Listed | str:
     """What tarfile makes of a shard, header by header; an error as its words."""
     with path.open("rb") as file:
         try:
-            index = tar._scan_any(
-                file.fileno(), path.stat().st_size, lambda fault, advice="": BadShard(f"{path}: {fault}")
+            return listed(
+                tar._scan_any(file.fileno(), path.stat().st_size, lambda fault, advice="": BadShard(f"{path}: {fault}"))
             )
         except BadShard as error:
             return str(error)
-    return index.keys, index.members
 
 
-def scanned(path: Path) -> tuple[list[str], list[list[tuple[str, int, int]]]] | str:
+def scanned(path: Path) -> Listed | str:
     try:
-        index = tar.scan(path)
+        return listed(tar.scan(path))
     except BadShard as error:
         return str(error)
-    return index.keys, index.members
 
 
 def same(quick: object, slow: object) -> bool:
@@ -240,7 +342,7 @@ def test_plain_shards_are_scanned_without_tarfile(tmp_path: Path, monkeypatch: p
 def test_the_quick_scan_says_of_any_damage_what_tarfile_says(tmp_path: Path) -> None:
     write_shard(tmp_path / "whole.tar", RECORDS)
     whole, chance, path = (tmp_path / "whole.tar").read_bytes(), random.Random(0), tmp_path / "a.tar"
-    headers = [start - 512 for _, start, _ in chain(*tar.scan(tmp_path / "whole.tar").members)]
+    headers = (tar.scan(tmp_path / "whole.tar").members["offset"] - 512).tolist()
     for trial in range(1500):
         damaged = bytearray(whole)
         header = chance.choice(headers)

@@ -133,8 +133,8 @@ def test_turn_by_turn_is_the_conversation(
     messages = [] if system is None else [Message("system", (Part(text=system),))]
     rows = [opening_row(system, tokenizer)]
     for parts in asked:
+        rows.append(turn_row(parts, images, tokenizer, layout, int(rows[-1].positions.max()) + 1, messages))
         messages += [Message("user", parts), Message("assistant", (Part(text="yes"),))]
-        rows.append(turn_row(parts, images, tokenizer, layout, int(rows[-1].positions.max()) + 1))
         rows.append(token_row([*tokenizer.encode("yes"), tokenizer.end], int(rows[-1].positions.max()) + 1))
     whole = sample_row(Sample("k", "s", None, tuple(messages), images), tokenizer, layout)
     joined = join_rows(rows)

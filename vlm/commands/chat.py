@@ -186,7 +186,8 @@ class Chat:
         from vlm.inference.prompts import next_time
 
         model, used = self._model, self._conversation.num_tokens
-        turn = turn_row(content, self._images, model.tokenizer, model.layout, next_time(self._conversation.row))
+        said = self._conversation.messages
+        turn = turn_row(content, self._images, model.tokenizer, model.layout, next_time(self._conversation.row), said)
         # Positions end too; a picture may take fewer of them than it has tokens. The end token needs one of both.
         room = min(self._max_tokens - used - len(turn), model.config.backbone.max_positions - next_time(turn)) - 1
         if room < 1:
@@ -203,8 +204,9 @@ class Chat:
 
 def _least_tokens(model: "VisionLanguageModel", system: str | None) -> int:
     """What a talk needs: its opening, the shortest message, an answer of one token and its end."""
-    from data.sample import Part
+    from data.sample import Message, Part
     from data.text import opening_row, turn_row
 
-    shortest = turn_row((Part(text="?"),), {}, model.tokenizer, model.layout, 0)
+    said = [Message("system", (Part(text=system),))] if system else []
+    shortest = turn_row((Part(text="?"),), {}, model.tokenizer, model.layout, 0, said)
     return len(opening_row(system or None, model.tokenizer)) + len(shortest) + 2

@@ -22,6 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how many layers are called encoder, concept and decoder (default: 1, all but two, 1)",
     )
     from_hf.add_argument(
+        "--chat",
+        choices=("own", "template"),
+        default="own",
+        help="how conversations are written: in the project's own format, or by the model's chat template (default: own)",
+    )
+    from_hf.add_argument(
         "--shard-mb",
         type=int,
         default=5000,
@@ -121,7 +127,7 @@ def import_one(args: argparse.Namespace) -> int:
     from vlm.convert.from_hf import import_model
     from vlm.convert.report import as_json, as_text
 
-    done = import_model(args.source, args.out, args.layers, shard_bytes(args))
+    done = import_model(args.source, args.out, args.layers, shard_bytes(args), args.chat)
     print(json.dumps(as_json(done), indent=2) if args.json else f"{as_text(done)}\n\nmodel saved in {args.out}")
     return 0
 

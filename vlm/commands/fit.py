@@ -1,31 +1,29 @@
 """`vlm fit` and `vlm validate`: the Lightning CLI with the project's config graph.
 
-    tokenizer, encoder, connector, backbone, tie_embeddings, optimizer  (top level; linked into)->  model, data
+    tokenizer, chat, encoder, connector, backbone, tie_embeddings, optimizer  (top level; linked into)->  model, data
 The model and the data module both take from the top level, and neither from the other.
 """
 
-import json
 import signal
 import sys
-from dataclasses import MISSING, fields
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-from data.image import ImageLayout
 from data.module import DataModule, SourceConfig
+from data.overlong import OverlongRule
+from data.tokenizer import Chat
 from encoders.check import check_encoder
 from vlm.backbone import BackboneConfig
+from vlm.commands.composition import compose_layout, compose_model, plain
 from vlm.commands.configs import found_configs, read_yaml_strictly
 from vlm.commands.folders import require_writable
 from vlm.commands.quiet import Parser, silence
 from vlm.connector import ConnectorConfig
-from vlm.model import EncoderSetting, ModelConfig, build_encoder, image_layout, model_config
+from vlm.model import EncoderSetting
 from vlm.training.allocator import keep_freed_memory
 from vlm.training.checkpoint import AtomicCheckpointIO, Checkpoints, last_checkpoint
 from vlm.training.logs import CSVLog, TensorBoardLog
@@ -95,6 +93,9 @@ def build_data(
     seed: int = 0,
     steps_per_epoch: int = 1000,
     lanes: int = 24,
+    overlong: OverlongRule = "drop",
+    max_faulty: float = 0.01,
+    chat: Any = "own",
 ) -> DataModule:
     """Records in, packed batches out.
 
@@ -109,6 +110,9 @@ def build_data(
         seed: order of the data.
         steps_per_epoch: batches that Lightning takes for an epoch of the endless stream.
         lanes: parts of the stream, a multiple of the number of processes; fixed for the life of a run.
+        overlong: what becomes of a record longer than a row: `drop` it, `cut` it at the end or `split` it; counted in each case.
+        max_faulty: the largest share of records that may be bad, of at least 1,000 read; 0 stops at the first. They are listed in quarantine.jsonl.
+        chat: set at the top level of the config.
     """
     return DataModule(
         tokenizer=tokenizer,
@@ -121,44 +125,10 @@ def build_data(
         seed=seed,
         steps_per_epoch=steps_per_epoch,
         lanes=lanes,
+        overlong=overlong,
+        max_faulty=max_faulty,
+        chat=chat,
     )
-
-
-def compose_model(
-    tokenizer: str, encoder: EncoderSetting, connector: Any, backbone: Any, tie_embeddings: bool
-) -> ModelConfig:
-    """The model's config from the top-level groups, as the parser holds them."""
-    settings = {
-        "tokenizer": tokenizer,
-        "encoder": plain(encoder),
-        "connector": plain(connector),
-        "backbone": plain(backbone),
-        "tie_embeddings": tie_embeddings,
-    }
-    required = [field.name for field in fields(BackboneConfig) if field.default is MISSING and field.name != "chunk"]
-    if missing := [name for name in required if settings["backbone"].get(name) is None]:
-        raise ValueError(f"the config's `backbone` lacks {', '.join(missing)}; see configs/demo.yaml for an example")
-    return model_config(settings)
-
-
-def compose_layout(encoder: EncoderSetting, connector: Any) -> ImageLayout | None:
-    """How many slots a picture takes, from the top-level groups."""
-    return _layout_of(json.dumps(plain(encoder), sort_keys=True), ConnectorConfig(**plain(connector)))
-
-
-@cache
-def _layout_of(encoder: str, connector: ConnectorConfig) -> ImageLayout | None:
-    # The parser computes its links more than once, and a tower takes half a second to build, even without weights.
-    return image_layout(build_encoder(json.loads(encoder)), connector)
-
-
-def plain(value: Any) -> Any:
-    """The parser's namespaces as mappings; it writes an optional dataclass as a class path with arguments."""
-    if isinstance(value, Namespace):
-        if "init_args" in value:
-            return plain(value.init_args)
-        return {key: plain(part) for key, part in vars(value).items()}
-    return value
 
 
 class VLMCommandLine(LightningCLI):
@@ -166,6 +136,12 @@ class VLMCommandLine(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--tokenizer", type=str, default="demo", help="`demo`, or a tokenizer.json or its folder")
+        parser.add_argument(
+            "--chat",
+            type=Chat,
+            default="own",
+            help="how conversations are written: `own` format, or by the chat `template` beside the tokenizer",
+        )
         parser.add_argument(
             "--encoder", type=EncoderSetting, default=None, help="`timm:NAME`, a class path, or {name: ..., settings}"
         )
@@ -177,9 +153,10 @@ class VLMCommandLine(LightningCLI):
         parser.add_argument("--optimizer", type=OptimizerConfig, default=OptimizerConfig())
         parser.add_lightning_class_args(Checkpoints, "checkpoint")
         parser.link_arguments("tokenizer", "data.tokenizer")
+        parser.link_arguments("chat", "data.chat")
         parser.link_arguments(("encoder", "connector"), "data.layout", compute_fn=compose_layout)
         parser.link_arguments(
-            ("tokenizer", "encoder", "connector", "backbone", "tie_embeddings"),
+            ("tokenizer", "encoder", "connector", "backbone", "tie_embeddings", "chat"),
             "model.config",
             compute_fn=compose_model,
         )

@@ -71,7 +71,9 @@ def with_pretrained(settings: Settings, backbones: Mapping[str, Settings | None]
     found = backbones[name]
     if found is None:
         return {key: value for key, value in settings.items() if key != "backbone"}
-    return settings | found | {"model": model | found["model"]}
+    # How conversations are written is the run's to say; a model that was taught one way goes on with it unless told.
+    own = {"chat": settings["chat"]} if "chat" in settings else {}
+    return settings | found | own | {"model": model | found["model"]}
 
 
 def described(folder: Path) -> Settings:
@@ -83,6 +85,7 @@ def described(folder: Path) -> Settings:
         "backbone": asdict(config.backbone),
         "tokenizer": config.tokenizer,
         "tie_embeddings": config.tie_embeddings,
+        "chat": config.chat,
         "model": {"start": str(folder)},
     }
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from data.tokenizer import Tokenizer
-from vlm.convert.report import LAYER, aligned, dtype_name
+from vlm.convert.report import LAYER, aligned, dtype_name, template_use
 from vlm.model import ModelConfig, VisionLanguageModel
 from vlm.model_folder import check_tokenizer, check_weights, model_files, read_model_config, read_sums
 from vlm.weight_files import Stored, file_sum, open_weights, read_sizes, weight_files
@@ -38,7 +38,7 @@ def examine(folder: Path) -> Findings:
         ValueError: it is no model folder, or so broken that there is nothing to describe; other faults are among the findings.
     """
     config = read_model_config(folder)
-    tokenizer = Tokenizer(config.tokenizer)
+    tokenizer = Tokenizer(config.tokenizer, config.chat)
     found = Findings(folder, config, tokenizer, read_sizes(weight_files(folder)))
     check_files(found)
     model = VisionLanguageModel(config, is_empty=True)
@@ -165,6 +165,6 @@ def as_text(found: Findings) -> str:
             *aligned(("file", "bytes", "SHA-256", "state"), files),
             "",
             f"tokens: {found.tokenizer.vocab_size}; special: {', '.join(special)}",
-            f"chat template: {'none' if found.tokenizer.chat_template is None else 'kept, not used yet'}",
+            f"chat template: {template_use(found.tokenizer)}",
         ]
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from data.tokenizer import Tokenizer
+from data.tokenizer import Chat, Tokenizer
 from vlm.connector import ConnectorConfig
 from vlm.convert.architecture import read_architecture
 from vlm.convert.names import EMBED, HEAD, Recipe, recipes
@@ -41,7 +41,11 @@ class Import:
 
 
 def import_model(
-    name: str, out: Path, layers: tuple[int, int, int] | None = None, shard_bytes: int = SHARD_BYTES
+    name: str,
+    out: Path,
+    layers: tuple[int, int, int] | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    chat: Chat = "own",
 ) -> Import:
     """Import a pretrained model. Weights keep their dtypes.
 
@@ -49,6 +53,7 @@ def import_model(
         name: a folder, or a name on the hub.
         out: the model folder to write; must not exist, or be empty.
         layers: encoder, concept and decoder layers; see `read_architecture`.
+        chat: how conversations with the model are written; `template`: by its own chat template.
 
     Raises:
         ValueError: the model cannot be had, is not whole, or has what cannot be expressed here.
@@ -57,7 +62,7 @@ def import_model(
     source = read_source(name)
     backbone, is_tied = read_architecture(source.config, layers)
     made = recipes(backbone, is_tied, source.tensors)
-    vocabulary = read_vocabulary(source.folder, source.config)
+    vocabulary = read_vocabulary(source.folder, source.config, chat)
     rows = made[EMBED].size.shape[0]
     if rows != source.config["vocab_size"]:
         raise ValueError(
@@ -73,6 +78,7 @@ def import_model(
         connector=ConnectorConfig(),
         backbone=backbone,
         tie_embeddings=is_tied,
+        chat=chat,
     )
     sizes = {ours: recipe.size for ours, recipe in made.items()}
     write_model_folder(

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from data.tokenizer import Tokenizer
 from vlm.convert.from_hf import Import
 from vlm.convert.names import EMBED, HEAD
 
@@ -51,7 +52,6 @@ def as_text(done: Import) -> str:
         for token, name in vocabulary.tokenizer.special_names.items()
     ]
     rows_told = f"{vocabulary.num_known} of the source's {vocabulary.num_known + done.num_padding} rows"
-    template = "kept, not used yet" if vocabulary.tokenizer.chat_template is not None else "none"
     used = sum(len(recipe.parts) for recipe in done.made.values())
     backbone = done.config.backbone
     return "\n".join(
@@ -63,9 +63,22 @@ def as_text(done: Import) -> str:
             f"layers: {backbone.encoder_layers} encoder, {backbone.concept_layers} concept, {backbone.decoder_layers} decoder",
             f"tokens: {rows_told}, {len(done.new_tokens)} new rows near their mean",
             f"special tokens: {', '.join(special)}",
-            f"chat template: {template}",
+            f"chat template: {template_use(vocabulary.tokenizer)}",
         ]
     )
+
+
+def template_use(tokenizer: Tokenizer) -> str:
+    """What becomes of the chat template."""
+    if tokenizer.chat_template is None:
+        return "none"
+    if tokenizer.template is not None:
+        return f"conversations are written by it (chat: template); {tokenizer.template.stop_token} ends an answer"
+    try:
+        tokenizer.with_chat("template")
+    except ValueError as error:
+        return f"kept, but it cannot be used: {error}"
+    return "kept; conversations have the project's own format (chat: own)"
 
 
 def star(name: str) -> str:

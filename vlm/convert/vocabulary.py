@@ -15,7 +15,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from data.tokenizer import BESIDE, SPECIAL_NAMES, SPECIAL_TOKENS, Tokenizer
+from data.tokenizer import (
+    BESIDE,
+    SPECIAL_NAMES,
+    SPECIAL_TOKENS,
+    TEMPLATE,
+    TEMPLATE_NAMES,
+    TEMPLATE_TOKENS,
+    Chat,
+    Tokenizer,
+)
 from vlm.convert.source import read_json
 
 # Our token -> names under which other models have it. A picture's slots hold no embedding, so its name is free to choose.
@@ -40,11 +49,14 @@ class Vocabulary:
     num_known: int  # tokens that the source's tokenizer has
 
 
-def read_vocabulary(folder: Path, config: dict[str, Any]) -> Vocabulary:
+def read_vocabulary(folder: Path, config: dict[str, Any], chat: Chat = "own") -> Vocabulary:
     """The tokenizer of a Hugging Face folder.
 
+    Args:
+        chat: how conversations are written, see `Tokenizer`.
+
     Raises:
-        ValueError: there is no tokenizer.json, or its ids have holes.
+        ValueError: there is no tokenizer.json, its ids have holes, or its chat template is to be used and cannot.
     """
     path = folder / "tokenizer.json"
     if not path.is_file():
@@ -75,7 +87,7 @@ def read_vocabulary(folder: Path, config: dict[str, Any]) -> Vocabulary:
     beside = kept_files(folder, settings)
     if renamed := {token: name for token, name in own.items() if token != name}:
         beside[SPECIAL_NAMES] = json.dumps(renamed, indent=2) + "\n"
-    return Vocabulary(Tokenizer.from_text(text, str(path), beside), own, added, num_known)
+    return Vocabulary(Tokenizer.from_text(text, str(path), beside, chat), own, added, num_known)
 
 
 def own_tokens(
@@ -100,11 +112,15 @@ def own_tokens(
 
 def kept_files(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
     """Chat template and settings of generation, by file name; older models have the template among the settings."""
-    paths = {name: folder / name for name in BESIDE if name != SPECIAL_NAMES}
+    paths = {name: folder / name for name in BESIDE if name not in (SPECIAL_NAMES, TEMPLATE_TOKENS)}
     found = {name: path.read_text(encoding="utf-8") for name, path in paths.items() if path.is_file()}
     template = settings.get("chat_template")
     if isinstance(template, str):
-        found.setdefault("chat_template.jinja", template)
+        found.setdefault(TEMPLATE, template)
+    if TEMPLATE in found:  # which writes these by name
+        named = {key: value for key, value in settings.items() if key in TEMPLATE_NAMES}
+        tokens = {key: value["content"] if isinstance(value, dict) else value for key, value in named.items()}
+        found[TEMPLATE_TOKENS] = json.dumps({key: value for key, value in tokens.items() if value}, indent=2) + "\n"
     return found
 
 

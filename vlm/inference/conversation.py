@@ -1,8 +1,9 @@
 """A conversation of several turns whose history stays in the cache: a turn reads its own tokens alone.
 
 In: what the user says. Out: pieces of the answer. The tokens are those that `sample_row` gives for the same messages, so that
-the model reads what it was trained on. A turn that does not come to its end, by an error, an interrupt or because its
-iterator is closed, has never been: the history is then read anew when the next turn needs it.
+the model reads what it was trained on, in the project's own format or by a chat template. A turn that does not come to its
+end, by an error, an interrupt or because its iterator is closed, has never been: the history is then read anew when the
+next turn needs it.
 """
 
 from collections.abc import Generator, Mapping, Sequence
@@ -10,7 +11,7 @@ from collections.abc import Generator, Mapping, Sequence
 from jaxtyping import Float
 from torch import Tensor
 
-from data.sample import Part
+from data.sample import Message, Part
 from data.text import Row, join_rows, opening_row, token_row, turn_row
 from data.tokenizer import Tokenizer
 from vlm.backbone import Cache, Documents
@@ -41,6 +42,8 @@ class Conversation:
         self._pictures = PictureFeatures(model)
         self._max_tokens = model.config.backbone.max_positions if max_tokens is None else max_tokens
         self._rows: list[Row] = []  # how it begins, then each turn with its answer
+        # What was said, which a chat template asks for; of the system one message, of each turn two.
+        self._messages = [] if system is None else [Message("system", (Part(text=system),))]
         opening = opening_row(system, model.tokenizer)
         self._check(opening, 0)
         self._rows.append(opening)
@@ -57,6 +60,11 @@ class Conversation:
     def num_tokens(self) -> int:
         """Tokens of all that was said."""
         return sum(map(len, self._rows))
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """All that was said, by whom."""
+        return tuple(self._messages)
 
     @property
     def num_turns(self) -> int:
@@ -85,13 +93,13 @@ class Conversation:
         if not any(part.image is not None or (part.text or "").strip() for part in content):
             raise ValueError("nothing is said in this turn; give a text or a picture")
         tokenizer, time = self._model.tokenizer, next_time(self._rows[-1])
-        turn = turn_row(content, images, tokenizer, self._model.layout, time)
+        turn = turn_row(content, images, tokenizer, self._model.layout, time, self._messages)
         # One token more than the answer's: the end, which is added where the answer is cut off.
         self._check(turn, sampling.max_new_tokens + 1)
         check_request(self._model, Request(turn, sampling))
         with answering(self._model, self._pictures):
             self._pictures.prepare([turn])
-        self._speaking = self._answer(turn, sampling)
+        self._speaking = self._answer(tuple(content), turn, sampling)
         return self._speaking
 
     def undo(self) -> None:
@@ -103,12 +111,13 @@ class Conversation:
         self._be_silent()
         if len(self._rows) == 1:
             raise ValueError("there is no turn to undo; the conversation is at its beginning")
-        del self._rows[-1]
+        del self._rows[-1], self._messages[-2:]
         self._forget()
 
     def reset(self) -> None:
         """Forget all turns; what the system says stays."""
         self._be_silent()
+        del self._messages[len(self._messages) - 2 * self.num_turns :]
         del self._rows[1:]
         self._forget()
 
@@ -136,7 +145,7 @@ class Conversation:
                     f"{who} have {most}; begin anew (reset), undo a turn, or ask for a shorter answer"
                 )
 
-    def _answer(self, turn: Row, sampling: Sampling) -> Generator[Piece, None, None]:
+    def _answer(self, content: tuple[Part, ...], turn: Row, sampling: Sampling) -> Generator[Piece, None, None]:
         model, index = self._model, self.num_turns
         answer = Answer(model, join_rows([*self._rows, turn]), sampling)
         try:
@@ -152,7 +161,7 @@ class Conversation:
                     raise ValueError(answer.error)
                 if told and answer.finish is None:
                     yield Piece(index, told)
-            self._keep(turn, answer)
+            self._keep(content, turn, answer)
         except BaseException:  # an interrupt, and the closing of this iterator, too
             self._forget()
             raise
@@ -168,7 +177,7 @@ class Conversation:
         self._cache = cache
         return hidden[-1:]
 
-    def _keep(self, turn: Row, answer: Answer) -> None:
+    def _keep(self, content: tuple[Part, ...], turn: Row, answer: Answer) -> None:
         """Make the turn part of the history: the ids of what was heard, and the end token.
 
         The cache holds all ids but the last. After a stop string of several tokens that is more than was heard, and the
@@ -176,8 +185,9 @@ class Conversation:
         """
         tokenizer, time = self._model.tokenizer, next_time(turn)
         heard, read = _heard(answer, tokenizer), len(answer.ids) - 1
-        rest = token_row([*heard[read:], tokenizer.end], time + read) if heard[:read] == answer.ids[:read] else None
-        self._rows.append(join_rows([turn, token_row([*heard, tokenizer.end], time)]))
+        rest = token_row([*heard[read:], tokenizer.stop], time + read) if heard[:read] == answer.ids[:read] else None
+        self._rows.append(join_rows([turn, token_row([*heard, tokenizer.stop], time)]))
+        self._messages += [Message("user", content), Message("assistant", (Part(text=answer.text),))]
         if rest is None:
             self._forget()
         else:

@@ -44,7 +44,7 @@ class Answer:
         self.logprobs: list[float] = []
         self.finish: Literal["end", "stop", "length", "error"] | None = None
         self.error: str | None = None
-        self._end = tokenizer.end
+        self._end = tokenizer.stop
         self._start = next_time(row)
         self._text = AnswerText(tokenizer, sampling.stop)
 

@@ -53,8 +53,7 @@ def score(
         )
     if token_budget < 1:
         raise ValueError(f"token_budget must be at least 1, got {token_budget}")
-    end = model.tokenizer.end
-    ids = [[[*model.tokenizer.encode(candidate), end] for candidate in listed] for listed in candidates]
+    ids = [[model.tokenizer.answer_ids(candidate) for candidate in listed] for listed in candidates]
     for row, listed in zip(prompts, ids, strict=True):
         check_prompt(model, row, max(map(len, listed), default=0))
     pictures = pictures or PictureFeatures(model)

@@ -104,7 +104,7 @@ def view_concepts(
             raise ValueError(said.error)
         ids, answer = list(said.ids), said.text
     else:
-        ids = [*tokenizer.encode(answer), tokenizer.end]
+        ids = tokenizer.answer_ids(answer)
     with answering(model, pictures):
         asked, answered = embed_prompts(model, [row], pictures), embed_answers(model, [(row, ids)])
         chunks = model.backbone(
@@ -184,7 +184,7 @@ def _webp(pixels: UInt8[Tensor, "3 H W"]) -> bytes:
 
 
 def _special_names(tokenizer: Tokenizer) -> dict[int, str]:
-    return {
+    return {number: name for name, number in tokenizer.special.items()} | {
         tokenizer.bos: "start",
         tokenizer.end: "end",
         tokenizer.system: "system",

@@ -45,7 +45,7 @@ def small_world(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("[!.]*") if path.is_file()}
 
 
 def test_expanding_twice_gives_the_same_bytes(subset: Path, tmp_path: Path) -> None:

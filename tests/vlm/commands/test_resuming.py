@@ -1,16 +1,19 @@
 """Going on with a run: what must be as it was, and what a refusal leaves behind."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from data.shards import open_shards, write_shard
 from vlm.training.checkpoint import AtomicCheckpointIO
 
 pytestmark = pytest.mark.long
 
 Vlm = Callable[..., tuple[int, str, str]]
+Record = tuple[str, dict[str, bytes]]
 
 
 def one_line(errors: str) -> str:
@@ -91,3 +94,46 @@ def test_a_refused_run_leaves_nothing_behind(vlm: Vlm, config: Path, arguments: 
     assert code == 2
     assert told in err
     assert list((config.parent / "run").rglob("*")) == []
+
+
+def test_other_data_than_the_checkpoints_are_refused_by_what_differs(vlm: Vlm, config: Path) -> None:
+    flat = ["--config", str(config), "--trainer.max_steps"]
+    assert vlm("fit", *flat, "1")[0] == 0
+    code, _, err = vlm("fit", *flat, "2", "--ckpt_path", "last", "--data.row_tokens", "100", "--data.overlong", "cut")
+    assert code == 2
+    assert "(overlong was drop, is cut; row_tokens was 128, is 100; window was" in one_line(err)
+
+
+def test_bad_records_are_listed_once_in_the_runs_folder_also_when_it_goes_on(
+    vlm: Vlm, config: Path, shards: Path, bad_records: list[Record], caplog: pytest.LogCaptureFixture
+) -> None:
+    (shards / "dataset.json").unlink()
+    good = open_shards(shards / "a.tar")
+    write_shard(shards / "a.tar", [good.read(i) for i in range(60)] + bad_records)
+    listed = config.parent / "run" / "quarantine.jsonl"
+    for steps, more in (("2", ()), ("4", ("--ckpt_path", "last"))):
+        caplog.clear()
+        code, _, err = vlm("fit", "--config", str(config), "--trainer.max_steps", steps, *more)
+        assert code == 0, err
+        lines = [json.loads(line) for line in listed.read_text().splitlines()]
+        assert sorted((line["key"], line["reason"]) for line in lines) == [
+            ("0900", "corrupt picture"),
+            ("0901", "picture too large"),
+        ]
+        assert "records of data.train left out or changed: " in err + caplog.text
+    assert set(lines[0]) == {"shard", "key", "reason", "message", "sha256", "source"}
+    assert lines[0]["shard"] == str(shards / "a.tar")
+
+
+def test_no_bad_record_may_be_left_out_where_none_is_allowed(
+    vlm: Vlm, config: Path, shards: Path, bad_records: list[Record]
+) -> None:
+    (shards / "dataset.json").unlink()
+    good = open_shards(shards / "a.tar")
+    write_shard(shards / "a.tar", [good.read(i) for i in range(60)] + bad_records)
+    code, _, err = vlm("fit", "--config", str(config), "--data.max_faulty", "0")
+    assert code == 2
+    told = [line for line in err.splitlines() if "error" in line]
+    assert len(told) == 1
+    assert "a record cannot be used, and data.max_faulty is 0" in told[0]
+    assert "run/quarantine.jsonl; mend or remove it" in told[0]
