@@ -8,14 +8,20 @@ from dataclasses import asdict
 from typing import Any
 
 from vlm.commands import bench_conversion as conversion
+from vlm.commands import bench_data as data
 from vlm.commands import bench_inference as inference
 
 WHAT = {
     "train": "a training step: the plain MoE, the ConceptMoEs matched to it, and transformers' Qwen3MoE of its shape",
     "parts": "experts, attention, smoothing, loss and the chunker, each against its peers",
     "compression": "a toy language chunked with each target, by the controller and by constant weights",
+    "data": "the data engine: pictures/s, reading and packing, beside webdataset and what else is installed",
     "conversion": "a plain MoE trained on the demo's text, then continued as it is and as ConceptMoEs (an hour a seed)",
 }
+OF_THEIR_OWN: dict[str, Any] = {
+    "data": data,
+    "conversion": conversion,
+}  # modules with arguments and tables of their own
 COUNTS = ("seeds", "rounds", "threads", "documents", "length", "steps")
 
 
@@ -29,8 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         if name == "plot":
             continue
         kind.add_argument("--json", action="store_true", help="print JSON instead of a table")
-        if name == "conversion":
-            conversion.add_arguments(kind)
+        if name in OF_THEIR_OWN:
+            OF_THEIR_OWN[name].add_arguments(kind)
             continue
         if name == "compression":
             kind.add_argument("--seeds", type=int, default=1, metavar="N", help="trainings of each kind (default: 1)")
@@ -55,8 +61,8 @@ def run(args: argparse.Namespace) -> int:
     if args.what == "plot":
         print(*inference.plot(args), sep="\n")
         return 0
-    if args.what == "conversion":
-        return conversion.run(args)
+    if args.what in OF_THEIR_OWN:
+        return int(OF_THEIR_OWN[args.what].run(args))
     import platform
 
     import torch

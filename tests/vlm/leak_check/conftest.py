@@ -13,7 +13,6 @@ from PIL import Image
 
 from data.shards import ShardSet, open_shards, write_shard
 from tests.vlm.backbone.kinds import KINDS
-from vlm.backbone import BackboneConfig
 from vlm.connector import ConnectorConfig
 from vlm.leak_check.check import open_closed_paths
 from vlm.leak_check.records import Record, find_records
@@ -52,12 +51,14 @@ def model_of() -> ModelOf:
     """Makes a model in float64, by the kind of its backbone and its encoder's settings."""
 
     def make(
-        kind: str | BackboneConfig = "sum", encoder: dict[str, object] | None = PATCHES, **connector: object
+        kind: str = "sum",
+        encoder: dict[str, object] | None = PATCHES,
+        connector: ConnectorConfig = ConnectorConfig(),  # noqa: B008
     ) -> VisionLanguageModel:
         torch.manual_seed(0)
-        backbone = replace(KINDS[kind] if isinstance(kind, str) else kind, max_positions=600)
+        backbone = replace(KINDS[kind], max_positions=600)
         model = VisionLanguageModel(
-            ModelConfig(tokenizer="demo", encoder=encoder, connector=ConnectorConfig(**connector), backbone=backbone)  # type: ignore[arg-type]
+            ModelConfig(tokenizer="demo", encoder=encoder, connector=connector, backbone=backbone)
         )
         open_closed_paths(model)
         return model.double()
