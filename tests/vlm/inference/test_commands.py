@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +15,7 @@ from data.sample import Question
 from data.shards import write_shard
 from vlm.cli import main
 from vlm.commands.eval import kept_results
+from vlm.inference.answer import ModelAnswerer
 from vlm.model import VisionLanguageModel
 
 Make = Callable[..., Question]
@@ -72,6 +74,24 @@ def test_eval_without_blind_questions_has_no_blind_score(run_folder: Path, shard
     arguments = ("--model", run_folder / "model", "--shards", shard, "--mode", "generate", "--out", tmp_path / "out")
     assert call(vlm.commands.eval, *arguments, "--blind", "off") == 0
     assert json.loads((tmp_path / "out" / "scores.json").read_text())["shards/colours"]["blind"] is None
+
+
+def test_text_is_rated_in_bits_per_byte(
+    run_folder: Path, model: VisionLanguageModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = ("There is a cat.", "How many dogs are there?")
+    path, out = tmp_path / "some.jsonl", tmp_path / "out"
+    path.write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    assert (
+        call(vlm.commands.eval, "--model", run_folder / "model", "--shards", path, "--mode", "rate", "--out", out) == 0
+    )
+    assert "share of 8 bits per byte saved" in capsys.readouterr().out
+    found = json.loads((out / "text" / "some-jsonl" / "result.json").read_text())
+    documents = [Question(key=text, id=text, content=(), images={}) for text in texts]
+    rated = ModelAnswerer(model).score(documents, [[text] for text in texts])
+    expected = -sum(one for (one,) in rated) / math.log(2) / sum(map(len, texts))
+    assert found["details"]["bits_per_byte"] == pytest.approx(expected, rel=1e-5)
+    assert (found["n"], found["score"]) == (2, pytest.approx(max(0, 1 - expected / 8), abs=1e-5))
 
 
 def test_a_limit_is_spread_evenly_and_kept_apart(run_folder: Path, shard: Path) -> None:
