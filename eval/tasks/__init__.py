@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from eval.task import Task
-from eval.tasks import choice, demo
+from eval.tasks import choice, demo, long_context
 
 TASKS: dict[str, Callable[[], Task]] = {
     "demo/unseen-style": demo.unseen_style,
@@ -32,9 +32,12 @@ TASKS: dict[str, Callable[[], Task]] = {
     # hallucination: eval/tasks/hallucination.py
     # captions: eval/tasks/caption.py
     # boxes: eval/tasks/grounding.py
+    # long context: eval/tasks/long_context.py, also at any other length
+    **long_context.TASKS,
 }
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "demo": ("demo/unseen-style", "demo/held-out-category", "demo/presence", "demo/counting", "demo/caption"),
     "mmmu-pro": ("mmmu-pro/standard", "mmmu-pro/vision"),
+    **long_context.GROUPS,
 }

@@ -134,7 +134,9 @@ def chosen_tasks(args: argparse.Namespace) -> "list[Task]":
     import os
 
     from eval.task import find_tasks, with_prompt, with_rule
+    from eval.tasks.long_context import measured
     from eval.tasks.shards import BENCHMARKS, Benchmark
+    from vlm.inference.measure import measure_of
 
     if args.limit is not None and args.limit < 1:
         raise ValueError(f"--limit must be at least 1, got {args.limit}")
@@ -149,6 +151,7 @@ def chosen_tasks(args: argparse.Namespace) -> "list[Task]":
         for task in tasks:
             if isinstance(task.questions, Benchmark):
                 task.questions.require()
+        tasks = [measured(task, lambda: measure_of(args.model)) for task in tasks]
     else:
         tasks = [task_of_shards(args)]
     if args.rule is not None:
