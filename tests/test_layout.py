@@ -18,6 +18,7 @@ LAYER_OF = {
     "convert": "interop",
     "bench": "commands",
     "encoder_comparison": "commands",
+    "eval_report": "commands",
 }
 MAX_LINES = 300
 LONGER = {}  # file -> reason

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 WORDS = {  # each is a file of its own, eval_WORD.py
     "prepare": "make a benchmark's shards of its official release",
+    "report": "one page, a table or JSON of finished runs, side by side",
     "tasks": "list the benchmarks, and which of them are prepared",
 }
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from data.sample import BadRecord, Question
+from data.tokenizer import Tokenizer
 from eval.long_context.measure import Measure, demo_measure
 from eval.run import evaluate, rescore_kept
 from eval.task import Answer, Task, find_task, find_tasks
@@ -133,18 +134,13 @@ def test_part_of_a_list_earns_its_part() -> None:
 
 
 def test_another_measure_makes_other_lengths_and_leaves_other_tasks_alone() -> None:
-    class Wordy:
-        """A tokenizer that takes two tokens for one."""
+    class Wordy(Tokenizer):
+        """Takes two tokens for one."""
 
         def encode(self, text: str) -> list[int]:
-            return [0] * (2 * len(demo_measure().tokenizer.encode(text)))
+            return [token for token in super().encode(text) for _ in range(2)]
 
-        def __getattr__(self, name: str) -> Any:
-            return getattr(demo_measure().tokenizer, name)
-
-    twice = Measure.__new__(Measure)
-    object.__setattr__(twice, "tokenizer", Wordy())
-    object.__setattr__(twice, "layout", demo_measure().layout)
+    twice = Measure(Wordy("demo"), demo_measure().layout)
     task = long_task("retrieve-one", 1024)
     plain, longer = task.questions()[5], measured(task, lambda: twice).questions()[5]
     size = [len(demo_measure().tokenizer.encode(one.content[0].text or "")) for one in (plain, longer)]
