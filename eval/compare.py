@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from eval.intervals import RESAMPLES, SEED, Z95
+from eval.outcome import Outcome
 from eval.run import read_outcomes
 from eval.task import Task
 
@@ -43,19 +44,32 @@ def compare_scores(task: Task, first: Sequence[str | Path], second: Sequence[str
     Raises:
         ValueError: a run has not finished the task, or the runs were not asked the same questions.
     """
-    found = [{one.id: one for one in read_outcomes(folder, task)} for folder in (*first, *second)]
+    runs = [*first, *second]
+    found = [read_outcomes(folder, task) for folder in runs]
+    return compare_outcomes(task.name, found[: len(first)], found[len(first) :], [str(folder) for folder in runs])
+
+
+def compare_outcomes(
+    name: str, first: Sequence[Sequence[Outcome]], second: Sequence[Sequence[Outcome]], folders: Sequence[str]
+) -> Comparison:
+    """Like `compare_scores`, of outcomes at hand.
+
+    Args:
+        folders: what the runs are called in messages, those of the first kind before those of the second.
+    """
+    found = [{one.id: one for one in outcomes} for outcomes in (*first, *second)]
     asked = list(found[0])
-    for folder, outcomes in zip((*first, *second), found, strict=True):
-        if set(outcomes) != set(asked):
+    for folder, by_id in zip(folders, found, strict=True):
+        if set(by_id) != set(asked):
             raise ValueError(
-                f"{folder} answered {len(outcomes)} questions of {task.name}, and not the same ones as {first[0]} "
+                f"{folder} answered {len(by_id)} questions of {name}, and not the same ones as {folders[0]} "
                 f"({len(asked)}); compare runs of the same questions"
             )
-    scores = np.array([[outcomes[name].score for name in asked] for outcomes in found])
-    groups = [found[0][name].group for name in asked]
+    scores = np.array([[by_id[one].score for one in asked] for by_id in found])
+    groups = [found[0][one].group for one in asked]
     ours, theirs = scores[: len(first)], scores[len(first) :]
     error = question_error(ours.mean(0) - theirs.mean(0), groups)
-    return _comparison(task.name, ours.mean(1).tolist(), theirs.mean(1).tolist(), error)
+    return _comparison(name, ours.mean(1).tolist(), theirs.mean(1).tolist(), error)
 
 
 def compare_figures(name: str, first: Sequence[float], second: Sequence[float]) -> Comparison:

@@ -77,8 +77,8 @@ def make_plan(task: Task, fingerprint: str, blind_limit: int | None) -> Plan:
             Asked(
                 place=place,
                 truth=truth_of(question),
-                key=_answer_key(task, prompted, fingerprint),
-                blind_key=_answer_key(task, prompted.without_images(), fingerprint) if blind else None,
+                key=answer_key(task, prompted, fingerprint),
+                blind_key=answer_key(task, prompted.without_images(), fingerprint) if blind else None,
                 group=task.group_by(question) if task.group_by else None,
             )
         )
@@ -139,7 +139,8 @@ def prompt_hash(task: Task) -> str:
     return _digest(how)
 
 
-def _answer_key(task: Task, prompted: Question, fingerprint: str) -> str:
+def answer_key(task: Task, prompted: Question, fingerprint: str) -> str:
+    """The key under which the answer to a question is kept; `prompted` has its prompt around it."""
     how: list[object] = ["generate", task.max_new_tokens]
     if task.mode == "choose":
         how = ["choose", prompted.choices] if task.rule == "sum" else ["choose", prompted.choices, task.rule]

@@ -26,7 +26,7 @@ RULES: dict[Rule, str] = {
     "letter": "sum of log-probabilities of the letter incl. end token",
 }
 FIRST_LINE, EXACT_MATCH = from_text(first_line), against_answers(exact_match)
-_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._@-]*(/[A-Za-z0-9_-][A-Za-z0-9._@-]*)*")
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def own_group(question: Question) -> str | None:
 class Task:
     """One benchmark. Everything that decides a score is here, in the questions, or in the answerer's fingerprint."""
 
-    name: str  # also its folder: letters, digits, ". _ -" and "/"
+    name: str  # also its folder: letters, digits, ". _ - @" and "/"
     questions: Callable[[], Sequence[Question]]  # called when needed, so that a task is cheap to look up
     mode: Mode = "generate"
     rule: Rule = "sum"  # choose: by what the choices are ranked
@@ -101,7 +101,9 @@ class Task:
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
-            raise ValueError(f"task name {self.name!r} is also a folder: use letters, digits, '.', '_', '-' and '/'")
+            raise ValueError(
+                f"task name {self.name!r} is also a folder: use letters, digits, '.', '_', '-', '@' and '/'"
+            )
         if self.mode not in get_args(Mode):
             raise ValueError(f"task {self.name}: mode is {self.mode!r}; it must be 'generate', 'choose' or 'rate'")
         if self.rule not in get_args(Rule):
@@ -188,9 +190,12 @@ def find_task(name: str) -> Task:
         ValueError: there is none, or the name is that of a group (`find_tasks` takes those).
     """
     from eval.tasks import GROUPS, TASKS  # the tasks are made of what this file defines
+    from eval.tasks.long_context import at_length
 
     if name in TASKS:
         return TASKS[name]()
+    if (task := at_length(name)) is not None:
+        return task
     if name in GROUPS:
         raise ValueError(f"{name!r} is a group of tasks; name one of: {', '.join(GROUPS[name])}")
     known = sorted([*TASKS, *GROUPS])
@@ -202,9 +207,10 @@ def find_task(name: str) -> Task:
 def find_tasks(names: str | Sequence[str]) -> list[Task]:
     """The tasks of these names, groups expanded, each task once; a string may hold several names, with commas."""
     from eval.tasks import GROUPS
+    from eval.tasks.long_context import named
 
     wanted = [name.strip() for name in (names.split(",") if isinstance(names, str) else names)]
-    single = [member for name in wanted if name for member in GROUPS.get(name, (name,))]
+    single = [member for name in wanted if name for member in GROUPS.get(name) or named(name) or (name,)]
     if not single:
         raise ValueError("no task named; for example: demo, or demo/presence,demo/counting")
     return [find_task(name) for name in dict.fromkeys(single)]

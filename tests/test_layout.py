@@ -19,6 +19,7 @@ LAYER_OF = {
     "bench": "commands",
     "encoder_comparison": "commands",
     "data_report": "commands",
+    "eval_report": "commands",
 }
 MAX_LINES = 300
 LONGER = {}  # file -> reason

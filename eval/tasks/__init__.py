@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from eval.task import Task
-from eval.tasks import caption, choice, demo, document, grounding, hallucination, text, vqa
+from eval.tasks import caption, choice, demo, document, grounding, hallucination, long_context, text, vqa
 
 TASKS: dict[str, Callable[[], Task]] = {
     "demo/unseen-style": demo.unseen_style,
@@ -50,6 +50,8 @@ TASKS: dict[str, Callable[[], Task]] = {
     **grounding.refcoco_tasks(),
     # how well text is predicted: eval/tasks/text.py
     "text/demo": text.held_out_glosses,
+    # long context: eval/tasks/long_context.py, also at any other length
+    **long_context.TASKS,
 }
 
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -59,4 +61,5 @@ GROUPS: dict[str, tuple[str, ...]] = {
         name: tuple(split for split in grounding.SPLITS if split.startswith(f"{name}/"))
         for name in ("refcoco", "refcoco-plus", "refcocog")
     },
+    **long_context.GROUPS,
 }

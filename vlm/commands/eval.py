@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 WORDS = {  # each is a file of its own, eval_WORD.py
     "compare": "two evaluated models on the same questions, with a paired test",
     "prepare": "make a benchmark's shards of its official release",
+    "report": "one page, a table or JSON of finished runs, side by side",
     "tasks": "list the benchmarks, and which of them are prepared",
 }
 
@@ -164,7 +165,9 @@ def chosen_tasks(args: argparse.Namespace) -> "list[Task]":
         ValueError: an unknown task, options that do not fit, or shards that cannot be opened.
     """
     from eval.task import find_tasks, with_prompt, with_rule
+    from eval.tasks.long_context import measured
     from eval.tasks.shards import BENCHMARKS, Benchmark
+    from vlm.inference.measure import measure_of
 
     if args.limit is not None and args.limit < 1:
         raise ValueError(f"--limit must be at least 1, got {args.limit}")
@@ -179,6 +182,7 @@ def chosen_tasks(args: argparse.Namespace) -> "list[Task]":
         for task in tasks:
             if isinstance(task.questions, Benchmark):
                 task.questions.require()
+        tasks = [measured(task, lambda: measure_of(args.model)) for task in tasks]
     else:
         tasks = [task_of_shards(args)]
     if args.rule is not None:
