@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 WORDS = {  # each is a file of its own, eval_WORD.py
     "prepare": "make a benchmark's shards of its official release",
+    "export": "write benchmarks for lmms-eval or VLMEvalKit",
     "tasks": "list the benchmarks, and which of them are prepared",
 }
 
