@@ -8,7 +8,8 @@ the answer by its own rules, so its scores are not those of `vlm eval`.
 import base64
 import csv
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,11 @@ from eval.export.lmms_eval import task_name
 from eval.plan import make_plan
 from eval.task import Task
 from eval.truth import LETTERS, Truth
+
+# What pandas, which reads the table, takes for nothing.
+_NOTHING = {"", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>"} | {
+    *("N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null")
+}
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,9 @@ def export_task(task: Task, folder: Path, progress: Callable[[int, int], None] |
         "split",
     ]
     path, partial = folder / f"{name}.tsv", folder / f".{name}.{os.getpid()}.partial"
+    _check_texts(task, [asked.truth for asked in plan.asked])
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         with partial.open("w", encoding="utf-8", newline="") as file:
             table = csv.DictWriter(file, columns, delimiter="\t", lineterminator="\n", extrasaction="ignore")
             table.writeheader()
@@ -71,6 +79,35 @@ def export_task(task: Task, folder: Path, progress: Callable[[int, int], None] |
     finally:
         partial.unlink(missing_ok=True)
     return Table(name, path, len(plan.asked), plan.skipped)
+
+
+def _check_texts(task: Task, truths: Sequence[Truth]) -> None:
+    """Refuse choices that would be others once the table is read: gone, or numbers written in another way."""
+    for place in range(max(len(truth.choices) for truth in truths)):
+        texts = {truth.choices[place]: truth.id for truth in truths if place < len(truth.choices)}
+        gone = [text for text in texts if text.strip() in _NOTHING]
+        if gone:
+            raise ValueError(
+                f"task {task.name}: question {texts[gone[0]]!r} has the choice {gone[0]!r}, which the kit's reader takes for "
+                "no choice; write it in another way"
+            )
+        numbers = all(_is_number(text) for text in texts)
+        changed = [text for text in texts if not re.fullmatch(r"0|-?[1-9][0-9]*", text)]
+        if any(place >= len(truth.choices) for truth in truths):  # an empty cell makes 3 to 3.0
+            changed = list(texts)
+        if numbers and changed:
+            raise ValueError(
+                f"task {task.name}: all choices {LETTERS[place]} are numbers, and the kit's reader would write "
+                f"{changed[0]!r} of question {texts[changed[0]]!r} in another way; add a unit to it"
+            )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _row(task: Task, number: int, question: Question, truth: Truth) -> dict[str, Any]:
