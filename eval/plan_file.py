@@ -39,7 +39,7 @@ def read_plan(place: Path, task: Task) -> Plan:
         plan = Plan(
             task=task,
             questions=(),
-            asked=tuple(_asked(line) for line in lines),
+            asked=tuple(parse_asked(line) for line in lines),
             fingerprint=head["answerer"],
             prompt_hash=head["prompt_hash"],
             questions_hash=head["questions_hash"],
@@ -64,14 +64,19 @@ def _lines(plan: Plan) -> Iterator[dict[str, Any]]:
         "questions_hash": plan.questions_hash,
         "skipped": list(plan.skipped),
     }
-    for one in plan.asked:
-        truth = {name: value for name, value in asdict(one.truth).items() if value}
-        # 0 is a right choice as good as another.
-        truth |= {} if one.truth.answer is None else {"answer": one.truth.answer}
-        yield {"place": one.place, "key": one.key, "blind_key": one.blind_key, "group": one.group, "truth": truth}
+    yield from map(asked_line, plan.asked)
 
 
-def _asked(line: dict[str, Any]) -> Asked:
+def asked_line(one: Asked) -> dict[str, Any]:
+    """What is asked and true of one question, for JSON."""
+    truth = {name: value for name, value in asdict(one.truth).items() if value}
+    # 0 is a right choice as good as another.
+    truth |= {} if one.truth.answer is None else {"answer": one.truth.answer}
+    return {"place": one.place, "key": one.key, "blind_key": one.blind_key, "group": one.group, "truth": truth}
+
+
+def parse_asked(line: dict[str, Any]) -> Asked:
+    """The reverse of `asked_line`."""
     told = dict(line["truth"])
     for name in ("answers", "choices", "box"):
         if name in told:

@@ -84,7 +84,7 @@ def score(plan: Plan, predictions: Mapping[str, Prediction], seconds: float | No
     }
     if task.category is not None:
         details["category"] = task.category
-    value = _value(task, seeing)
+    value = figure(task, seeing)
     if task.headline is not None:
         scale = task.headline.scale
         details["headline"] = {"name": task.headline.name, "value": value * scale, "scale": scale}
@@ -109,7 +109,7 @@ def score(plan: Plan, predictions: Mapping[str, Prediction], seconds: float | No
         high=interval.high,
         chance=chance(asked, task),
         majority=majority(asked, task),
-        blind=_value(task, unseeing) if unseeing else None,
+        blind=figure(task, unseeing) if unseeing else None,
         unparsed=sum(one.answer is None for one in seeing) / len(seeing),
         details=details,
         failed=len(plan.skipped) + len(bad),
@@ -161,7 +161,8 @@ def _interval(task: Task, found: Sequence[Outcome]) -> Interval:
     return interval95([one.score for one in found], [one.group for one in found] if task.group_by else None)
 
 
-def _value(task: Task, found: Sequence[Outcome]) -> float:
+def figure(task: Task, found: Sequence[Outcome]) -> float:
+    """The score: the task's headline, or the mean over questions."""
     return _mean(found) if task.headline is None else task.headline.value(found)
 
 
