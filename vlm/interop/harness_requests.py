@@ -58,7 +58,7 @@ class Prompt:
                 row = prompt_row(last.parts, self.images, tokenizer, layout)
             else:
                 history = sample_row(Sample(self.name, self.name, None, tuple(before), self.images), tokenizer, layout)
-                turn = turn_row(last.parts, self.images, tokenizer, layout, next_time(history))
+                turn = turn_row(last.parts, self.images, tokenizer, layout, next_time(history), before)
                 row = join_rows([history, turn])
         except ValueError as error:
             kind = BadRecord if isinstance(error, BadRecord) else ValueError
