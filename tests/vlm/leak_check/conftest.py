@@ -68,7 +68,7 @@ def model_of() -> ModelOf:
 
 @pytest.fixture(scope="session")
 def records_of(shards: ShardSet) -> Callable[[VisionLanguageModel], list[Record]]:
-    return lambda model: find_records([shards], model.tokenizer, model.layout)
+    return lambda model: find_records([shards], model.tokenizer, model.layout, of_each=2)
 
 
 @pytest.fixture
