@@ -51,6 +51,9 @@ def run(args: argparse.Namespace) -> int:
 
     if args.examples < 0:
         raise ValueError(f"--examples must be at least 0, got {args.examples}")
+    for option, path in (("--html", args.html), ("--markdown", args.markdown), ("--scores", args.scores)):
+        if path is not None and path.exists() and not path.is_file():
+            raise ValueError(f"{option} {path} is no file but a folder or a device; name a file to write")
     if args.benchmarks is not None:
         os.environ[BENCHMARKS] = str(args.benchmarks)
     if args.model is not None:

@@ -251,7 +251,7 @@ def test_the_command_writes_what_it_is_asked_for(
     assert capsys.readouterr().out.startswith("# Evaluation")
 
 
-@pytest.mark.parametrize("broken", ["nothing", "twice", "result", "examples"])
+@pytest.mark.parametrize("broken", ["nothing", "twice", "result", "examples", "folder"])
 def test_what_cannot_be_reported_is_refused(
     broken: str, folders: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -265,12 +265,14 @@ def test_what_cannot_be_reported_is_refused(
         "twice": [str(copy), f"{copy}/../copy"],
         "result": [str(copy)],
         "examples": [str(copy), "--examples", "-1"],
+        "folder": [str(copy), "--markdown", str(tmp_path)],
     }[broken]
     words = {
         "nothing": "no finished evaluation in",
         "twice": "is named twice",
         "result": "is not what an evaluation writes",
         "examples": "--examples must be at least 0",
+        "folder": "is no file but a folder or a device",
     }[broken]
     assert main(["eval", "report", *arguments, "--html", str(tmp_path / "page.html")]) == 2
     assert words in capsys.readouterr().err
