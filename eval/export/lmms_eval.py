@@ -1,6 +1,6 @@
 """A task of ours as lmms-eval runs it, offline: a folder with a YAML file, utils.py, the questions and their pictures.
 
-In: a Task. Out: FOLDER/<name>/, for `lmms_eval --include_path FOLDER --tasks <name>`. What is asked is what `vlm eval` asks,
+In: a Task. Out: FOLDER/<name>/, for `python -m lmms_eval --include_path FOLDER --tasks <name>`. What is asked is what `vlm eval` asks,
 prompt included; utils.py scores by our own rules (lmms_eval_scoring.py). Names begin with `conceptvlm_`, as a
 task of the harness with the same name would hide ours.
 """
@@ -134,7 +134,7 @@ def command(folder: Path, exported: Sequence[Exported]) -> str:
     simple = " --force_simple" if any(one.mode == "choose" for one in exported) else ""
     names = ",".join(one.name for one in exported)
     return (
-        f"lmms_eval --model conceptvlm --model_args pretrained=MODEL_FOLDER{simple} "
+        f"python -m lmms_eval --model conceptvlm --model_args pretrained=MODEL_FOLDER{simple} "
         f"--include_path {folder} --tasks {names} --output_path OUT"
     )
 

@@ -1,6 +1,5 @@
 """A tiny random model, and pictures of plain colours."""
 
-import io
 from pathlib import Path
 
 import pytest
@@ -42,9 +41,3 @@ def picture(tmp_path: Path) -> Path:
     path = tmp_path / "turned.jpg"
     image.save(path, "JPEG", exif=exif)
     return path
-
-
-def png(colour: str) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (32, 32), colour).save(file, "PNG")
-    return file.getvalue()
