@@ -6,6 +6,7 @@ take away. Rows with workers may use all cores, and count the workers' CPU time 
 """
 
 import gc
+import importlib
 import json
 import os
 import resource
@@ -17,6 +18,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
@@ -113,8 +115,7 @@ def pipelines_of(shards: Path) -> tuple[dict[str, Callable[[], Iterator[PackedRo
 
 def readers_of(shards: Path) -> dict[str, Callable[[], Iterator[PackedRow]]]:
     """Reading alone: each record's bytes, and nothing made of them."""
-    import webdataset as wds
-
+    wds: Any = importlib.import_module("webdataset")
     opened = open_shards(shards)
     orders = {"in order": np.arange(len(opened)), "at random": np.random.default_rng(0).permutation(len(opened))}
     paths = sorted(str(path) for path in shards.glob("*.tar"))

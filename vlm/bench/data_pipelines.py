@@ -5,6 +5,7 @@ a user writes around it: the same tokenizer, the same chat format, the same 224 
 Each yields rows and says what it went through; where another library goes on for ever, one epoch is taken of it.
 """
 
+import importlib
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -77,8 +78,7 @@ def webdataset(shards: Path, decode: str) -> Iterator[PackedRow]:
     Args:
         decode: `pil` for its own decoder and Pillow's resize; `torchvision` for a decoder of the user's.
     """
-    import webdataset as wds
-
+    wds: Any = importlib.import_module("webdataset")
     paths = sorted(str(path) for path in shards.glob("*.tar"))
     dataset = wds.WebDataset(paths, shardshuffle=len(paths), seed=0).shuffle(SHUFFLED)
     if decode == "pil":
@@ -107,7 +107,10 @@ def decoded_by_torchvision(data: bytes) -> Pixels:
 
     stored = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     size = [SPEC.size_px, SPEC.size_px]
-    return resize(decode_jpeg(stored, mode=ImageReadMode.RGB), size, InterpolationMode.BICUBIC, antialias=True)
+    decoded = decode_jpeg(stored, mode=ImageReadMode.RGB)
+    assert isinstance(decoded, torch.Tensor)  # a list comes for a list alone
+    pixels: Pixels = resize(decoded, size, InterpolationMode.BICUBIC, antialias=True)
+    return pixels
 
 
 def pack_as_they_come(samples: Iterable[tuple[Pixels, Mapping[str, Any]]]) -> Iterator[PackedRow]:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from data.batch import Batch, collate
-from data.image import prepare_crops
+from vlm.leak_check.alone import picture_vectors
+from vlm.leak_check.changes import other_pixels, other_words
 from vlm.leak_check.differences import Difference, compare, crossing, outside_of, relative, rows_of, scale_of
 from vlm.leak_check.ledger import PROBES, Finding, Ledger
 from vlm.leak_check.records import Record
@@ -29,6 +30,7 @@ class Prober:
 
     def __init__(self, model: VisionLanguageModel, mode: str, ledger: Ledger, chance: np.random.Generator) -> None:
         self._model, self._mode, self._ledger, self._chance = model, mode, ledger, chance
+        self._vocab_size = model.tokenizer.vocab_size
         self._alone: dict[int, Trace] = {}
         self._vectors: dict[int, Tensor] = {}
 
@@ -225,19 +227,7 @@ class Prober:
 
     def _expected(self, record: Record) -> Tensor:
         if record.seed not in self._vectors:
-            model = self._model
-            assert model.layout is not None
-            assert model.connector is not None
-            assert model.encoder is not None
-            spec, like = model.layout.spec, model.embed.weight
-            with torch.no_grad():
-                crops = [
-                    crop
-                    for picture in record.row.pictures
-                    for crop in prepare_crops(picture.data, spec, picture.augmentation)
-                ]
-                features = [model.encoder.encode([spec.normalise(crop.to(like.device)).to(like)]) for crop in crops]
-                self._vectors[record.seed] = torch.cat([model.connector(one) for one in features])
+            self._vectors[record.seed] = picture_vectors(self._model, record)
         return self._vectors[record.seed]
 
     def _beside(self, records: Sequence[Record], whole: Trace, run: "partial[Trace]") -> None:
@@ -247,7 +237,7 @@ class Prober:
         others = [(place, place) for place in range(len(records)) if place != changed]
         if not others:
             return
-        ids = self._other_words(batch, [(changed, 0)])
+        ids = other_words(batch, [(changed, 0)], self._vocab_size, self._chance)
         self._compare("other text beside it", records, whole, run(replace(batch, ids=ids)), others)
         with_pictures = [place for place, crops in enumerate(whole.crops) if crops]
         if with_pictures:
@@ -255,7 +245,7 @@ class Prober:
             others = [(place, place) for place in range(len(records)) if place != changed]
             first = sum(whole.crops[:changed])
             crops = range(first, first + whole.crops[changed])
-            other = run(replace(batch, images=self._other_pixels(batch, crops)))
+            other = run(replace(batch, images=other_pixels(batch, crops, self._chance)))
             self._compare("other pictures beside it", records, whole, other, others)
 
     def _later(self, records: Sequence[Record], whole: Trace, run: "partial[Trace]") -> None:
@@ -271,8 +261,8 @@ class Prober:
             starts = slots[np.cumsum([0, *sizes[:-1]])] if sizes else []
             crops += [first_crop + number for number, start in enumerate(starts) if start >= cuts[place]]
             first_crop += len(sizes)
-        ids = self._other_words(batch, list(enumerate(cuts)))
-        other = run(replace(batch, ids=ids, images=self._other_pixels(batch, crops)))
+        ids = other_words(batch, list(enumerate(cuts)), self._vocab_size, self._chance)
+        other = run(replace(batch, ids=ids, images=other_pixels(batch, crops, self._chance)))
         own = [(place, place) for place in range(len(records))]
         self._compare("later tokens and pictures", records, whole, other, own, cuts)
 
@@ -308,23 +298,3 @@ class Prober:
             finding.note(apart)
             if apart:
                 self._leak(finding, "batch", f"record {record.name!r}, in the batch: {apart:.0f} off")
-
-    def _other_words(self, batch: Batch, places: Sequence[tuple[int, int]]) -> Tensor:
-        """Ids in which the words of records, from a token of each on, are others."""
-        ids = batch.ids.cpu().clone()
-        parts = list(ids.split(list(batch.lengths)))
-        masks = batch.is_image.cpu().split(list(batch.lengths))
-        for place, cut in places:
-            drawn = self._chance.integers(0, self._model.tokenizer.vocab_size, len(parts[place]))
-            is_other = ~masks[place] & (torch.arange(len(parts[place])) >= cut)
-            parts[place] = torch.where(is_other, torch.from_numpy(drawn), parts[place])
-        return torch.cat(parts).to(batch.ids.device)
-
-    def _other_pixels(self, batch: Batch, crops: Sequence[int]) -> tuple[Tensor | None, ...]:
-        images = list(batch.images)
-        for crop in crops:
-            image = images[crop]
-            assert image is not None
-            noise = self._chance.integers(0, 256, tuple(image.shape), dtype=np.uint8)
-            images[crop] = torch.from_numpy(noise).to(image.device)
-        return tuple(images)
