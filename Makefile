@@ -36,6 +36,8 @@ constraints:  ## new pins, from the ranges in pyproject.toml; no address gets in
 	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --upgrade \
 	  --extra dev --extra weights --extra hf --extra build --extra plots --extra lora --extra eval --extra parquet --extra remote \
 	  --generate-hashes --no-header --no-annotate --no-emit-index-url -q -o constraints.txt
+	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --upgrade --extra lmms-eval \
+	  --generate-hashes --no-header --no-annotate --no-emit-index-url -q -o constraints-lmms-eval.txt
 
 wheel: $(READY)
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist
