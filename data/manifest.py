@@ -37,7 +37,7 @@ def write_manifest(folder: str | Path) -> None:
         entry = {"path": path.name, "bytes": path.stat().st_size, "samples": len(scan(path)), "sha256": _sha256(path)}
         shards.append(entry)
     samples = sum(shard["samples"] for shard in shards)
-    manifest = {"format": FORMAT, "name": folder.resolve().name, "shards": shards, "samples": samples}
+    manifest = {"format": FORMAT, "shards": shards, "samples": samples}
     part = folder / f".{MANIFEST}.{os.getpid()}.part"
     try:
         part.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")

@@ -8,6 +8,7 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 from data.tar import BadShard
@@ -67,12 +68,14 @@ class ShardFile:
         try:
             _open_files.move_to_end(self.identity)
             return _open_files[self.identity]
-        except KeyError:
+        except (KeyError, RuntimeError):
             file = _OpenFile(self._open_file())
         self._check(file)
-        _open_files[self.identity] = file
-        while len(_open_files) > MAX_OPEN_FILES:
-            _open_files.popitem(last=False)
+        # Other threads move entries meanwhile, on which an OrderedDict then stumbles; a file more or less does not matter.
+        with suppress(KeyError, RuntimeError):
+            _open_files[self.identity] = file
+            while len(_open_files) > MAX_OPEN_FILES:
+                _open_files.popitem(last=False)
         return file
 
     def _check(self, file: _OpenFile) -> None:

@@ -24,14 +24,14 @@ def read(folder: Path) -> dict[str, Any]:
 
 def test_a_manifest_says_what_there_is(folder: Path) -> None:
     manifest = read(folder)
-    assert (manifest["format"], manifest["name"], manifest["samples"]) == (FORMAT, folder.name, 12)
+    assert (manifest["format"], manifest["samples"]) == (FORMAT, 12)
     assert [shard["path"] for shard in manifest["shards"]] == ["0.tar", "1.tar", "2.tar"]
     assert verify_manifest(folder) == []
 
 
 def test_manifests_of_earlier_versions_are_read(folder: Path) -> None:
     manifest = read(folder)
-    del manifest["format"], manifest["name"], manifest["shards"][0]["sha256"]
+    del manifest["format"], manifest["shards"][0]["sha256"]
     (folder / "dataset.json").write_text(json.dumps(manifest))
     assert len(open_shards(folder)) == 12
     assert verify_manifest(folder) == []
