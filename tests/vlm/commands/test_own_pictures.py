@@ -53,6 +53,7 @@ def put(folder: Path, numbers: range) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 def test_a_folder_of_captioned_pictures_becomes_a_model_that_names_them(
     vlm: Vlm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
