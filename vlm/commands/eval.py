@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 WORDS = {  # each is a file of its own, eval_WORD.py
     "compare": "two evaluated models on the same questions, with a paired test",
-    "prepare": "make a benchmark's shards of its official release",
     "export": "write benchmarks for lmms-eval or VLMEvalKit",
+    "prepare": "make a benchmark's shards of its official release",
     "report": "one page, a table or JSON of finished runs, side by side",
     "tasks": "list the benchmarks, and which of them are prepared",
 }
