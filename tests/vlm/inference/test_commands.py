@@ -151,7 +151,10 @@ def test_eval_words_are_commands_of_their_own(capsys: pytest.CaptureFixture[str]
     assert main(["eval", "tasks"]) == 0
     assert "demo/presence" in capsys.readouterr().out
     assert main(["eval", "taks"]) == 2
-    assert "unknown word 'taks' after `vlm eval`; known: compare, export, prepare, report, tasks" in capsys.readouterr().err
+    assert (
+        "unknown word 'taks' after `vlm eval`; known: compare, export, prepare, report, tasks"
+        in capsys.readouterr().err
+    )
     assert main(["eval", "prepare", "demo/caption", "--from", "."]) == 2
     assert "task demo/caption needs no preparation" in capsys.readouterr().err
 
