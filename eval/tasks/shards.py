@@ -67,6 +67,14 @@ def read_questions(source: str | Path, mode: Mode) -> ShardQuestions:
     return ShardQuestions(open_shards(source), mode, str(source))
 
 
+def require_all_usable(questions: Sequence[Question], source: str | Path, advice: str = "mend the records") -> None:
+    """Raise ValueError where records were left out: the first by name, how many more, and what to do."""
+    skipped = getattr(questions, "skipped", ())
+    if skipped:
+        more = f" (and {len(skipped) - 1} more)" if len(skipped) > 1 else ""
+        raise ValueError(f"{source}: {skipped[0]}{more}; {advice}")
+
+
 def benchmarks_folder() -> Path:
     """Where prepared benchmarks lie: the environment variable CONCEPTVLM_BENCHMARKS, else ./benchmarks."""
     return Path(os.environ.get(BENCHMARKS) or "benchmarks").expanduser()

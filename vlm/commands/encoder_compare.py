@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check all, make the runs that are missing, measure, print, write the page."""
-    from vlm.commands.eval import limited
+    from eval.subset import limited
     from vlm.commands.folders import require_writable
     from vlm.commands.imports import collector_paused
 

@@ -13,9 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from data.sample import Question
     from eval.score import Result
     from eval.task import Task
 
@@ -165,6 +162,7 @@ def chosen_tasks(args: argparse.Namespace) -> "list[Task]":
     Raises:
         ValueError: an unknown task, options that do not fit, or shards that cannot be opened.
     """
+    from eval.subset import limited
     from eval.task import find_tasks, with_prompt, with_rule
     from eval.tasks.long_context import measured
     from eval.tasks.shards import BENCHMARKS, Benchmark
@@ -200,7 +198,7 @@ def task_of_shards(args: argparse.Namespace) -> "Task":
         ValueError: shards that cannot be opened, or bad records in them that were not to be skipped.
     """
     from data.shards import open_shards
-    from eval.tasks.shards import shards_task
+    from eval.tasks.shards import require_all_usable, shards_task
 
     if args.mode is None:
         raise ValueError(
@@ -218,43 +216,8 @@ def task_of_shards(args: argparse.Namespace) -> "Task":
     if args.skip_bad:
         return task
     questions = task.questions()
-    skipped = getattr(questions, "skipped", ())
-    if skipped:
-        more = f" (and {len(skipped) - 1} more)" if len(skipped) > 1 else ""
-        raise ValueError(
-            f"{args.shards}: {skipped[0]}{more}; mend the records, or leave them out with --skip-bad, which counts them"
-        )
+    require_all_usable(questions, args.shards, "mend the records, or leave them out with --skip-bad, which counts them")
     return replace(task, questions=lambda: questions)
-
-
-def limited(task: "Task", limit: int) -> "Task":
-    """The task with `limit` of its questions, evenly spread: shards are often sorted by kind.
-
-    Whole groups, where the score is one of groups, such as all rotations of a question.
-    """
-
-    def some() -> "Sequence[Question]":
-        questions = task.questions()
-        if task.headline is not None and task.group_by is not None:
-            return whole_groups(questions, task.group_by, limit)
-        count = min(limit, len(questions))
-        return [questions[place * len(questions) // count] for place in range(count)]
-
-    return replace(task, questions=some)
-
-
-def whole_groups(
-    questions: "Sequence[Question]", group_by: "Callable[[Question], str | None]", limit: int
-) -> "list[Question]":
-    """Groups, evenly spread, that have about `limit` questions together; at least one group."""
-    members: dict[str, list[int]] = {}
-    for place in range(len(questions)):
-        question = questions[place]
-        members.setdefault(group_by(question) or f"id {question.id}", []).append(place)
-    groups = list(members.values())
-    count = max(1, min(len(groups), limit * len(groups) // len(questions)))
-    chosen = [place for number in range(count) for place in groups[number * len(groups) // count]]
-    return [questions[place] for place in sorted(chosen)]
 
 
 def kept_results(folder: Path, fingerprint: str, skip: Sequence[str]) -> "dict[str, Result]":

@@ -23,6 +23,7 @@ from vlm.commands.configs import found_configs, read_yaml_strictly
 from vlm.commands.folders import require_writable
 from vlm.commands.quiet import Parser, silence
 from vlm.connector import ConnectorConfig
+from vlm.inference.training_benchmarks import TrainingBenchmarks
 from vlm.model import EncoderSetting
 from vlm.training.allocator import keep_freed_memory
 from vlm.training.checkpoint import AtomicCheckpointIO, Checkpoints, last_checkpoint
@@ -152,6 +153,7 @@ class VLMCommandLine(LightningCLI):
         )
         parser.add_argument("--optimizer", type=OptimizerConfig, default=OptimizerConfig())
         parser.add_lightning_class_args(Checkpoints, "checkpoint")
+        parser.add_lightning_class_args(TrainingBenchmarks, "benchmarks")
         parser.link_arguments("tokenizer", "data.tokenizer")
         parser.link_arguments("chat", "data.chat")
         parser.link_arguments(("encoder", "connector"), "data.layout", compute_fn=compose_layout)

@@ -85,7 +85,7 @@ class Monitor(Callback):
         if "compression" in figures:
             figures["ratio"] = total["ratio"] / total["steps"]
         figures |= {f"{name}_weight": controller.weight for name, controller in pl_module.controllers.items()}
-        _log(trainer, {f"train/{name}": value for name, value in figures.items()}, step)
+        log_figures(trainer, {f"train/{name}": value for name, value in figures.items()}, step)
         if trainer.is_global_zero:
             self._show(trainer, step, figures)
 
@@ -143,7 +143,7 @@ class Monitor(Callback):
             for (source, _), one, other in zip(mixture, sums, dependence, strict=True)
             for name, value in (measures(one) | ({} if other is None else other.figures())).items()
         }
-        _log(trainer, figures | apart, trainer.global_step)
+        log_figures(trainer, figures | apart, trainer.global_step)
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in figures.items()})
         if trainer.is_global_zero:
             print(f"validation at step {trainer.global_step} | {_words(measures(mix(weighed)))}", flush=True)
@@ -153,8 +153,11 @@ class Monitor(Callback):
                     print(f"        {other.words()}", flush=True)
             self._warn(trainer, [(source, other) for (source, _), other in zip(mixture, dependence, strict=True)])
         self.validations += 1
-        # The time of a validation is no time of training: speed and waiting are those of the training steps.
-        self.window.started += time.perf_counter() - self.validation_started
+        self.leave_out(time.perf_counter() - self.validation_started)
+
+    def leave_out(self, seconds: float) -> None:
+        """Time of evaluation is no time of training: speed and waiting are those of the training steps."""
+        self.window.started += seconds
 
     def _reduced_dependence(self, pl_module: Any) -> list[Dependence | None]:
         """Of each source, over all ranks, in one sum that every rank takes part in."""
@@ -184,7 +187,8 @@ class Monitor(Callback):
         self.validations = state_dict["validations"]
 
 
-def _log(trainer: Trainer, figures: dict[str, float], step: int) -> None:
+def log_figures(trainer: Trainer, figures: dict[str, float], step: int) -> None:
+    """Into all logs of the run, and onto the disk."""
     for logger in trainer.loggers:
         logger.log_metrics(figures, step)
         logger.save()  # the CSV logger else keeps its lines in memory, and a killed run has none

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from eval.subset import limited
 from eval.task import find_task
-from vlm.commands.eval import limited
 
 STEP = 1_000_000
 
