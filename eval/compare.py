@@ -17,7 +17,7 @@ from jaxtyping import Float64
 
 from eval.intervals import RESAMPLES, SEED, Z95
 from eval.outcome import Outcome
-from eval.run import read_outcomes
+from eval.run import kept_outcomes
 from eval.task import Task
 
 
@@ -45,7 +45,7 @@ def compare_scores(task: Task, first: Sequence[str | Path], second: Sequence[str
         ValueError: a run has not finished the task, or the runs were not asked the same questions.
     """
     runs = [*first, *second]
-    found = [read_outcomes(folder, task) for folder in runs]
+    found = [kept_outcomes(folder, task) for folder in runs]
     return compare_outcomes(task.name, found[: len(first)], found[len(first) :], [str(folder) for folder in runs])
 
 
@@ -60,7 +60,7 @@ def compare_outcomes(
     found = [{one.id: one for one in outcomes} for outcomes in (*first, *second)]
     asked = list(found[0])
     for folder, by_id in zip(folders, found, strict=True):
-        if set(by_id) != set(asked):
+        if set(by_id) != set(asked) or any(one.truth != found[0][name].truth for name, one in by_id.items()):
             raise ValueError(
                 f"{folder} answered {len(by_id)} questions of {name}, and not the same ones as {folders[0]} "
                 f"({len(asked)}); compare runs of the same questions"

@@ -12,16 +12,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64
 
+from eval.as_asked import task_as_asked
 from eval.compare import question_error
 from eval.intervals import SEED, Z95
 from eval.outcome import Outcome
-from eval.plan import prompt_hash
-from eval.plan_file import FILE_NAME, read_plan
+from eval.plan_file import read_plan
 from eval.predictions import task_folder
 from eval.run import kept_outcomes
-from eval.task import RULES, Task, find_task, with_prompt, with_rule
-from eval.tasks import TASKS
-from eval.tasks.shards import shards_task
 
 FLIPS = 10_000
 _CHUNK = 1 << 20  # signs held at once
@@ -105,36 +102,6 @@ def compare_kept(name: str, first: Path, second: Path) -> PairedTest:
         second_better=int((differences < 0).sum()),
         left_out=len(set(outcomes[0]) ^ set(outcomes[1])),
     )
-
-
-def task_as_asked(folder: Path, name: str) -> Task:
-    """The task with the prompt and the rule of an evaluation.
-
-    Raises:
-        ValueError: there is none, or the task asks in no such way any more.
-    """
-    place = task_folder(folder, name)
-    try:
-        kept = json.loads((place / FILE_NAME).read_text(encoding="utf-8").splitlines()[0])["prompt_hash"]
-        details = json.loads((place / "result.json").read_text(encoding="utf-8"))["details"]
-    except (OSError, ValueError, KeyError, IndexError) as error:
-        raise ValueError(f"{place} has no finished evaluation of {name} ({error}); run it again") from None
-    plain = find_task(name) if name in TASKS else shards_task(place, details["mode"], name)
-    ways = [plain, *(with_prompt(plain, variant) for variant in plain.prompts)]
-    ways += [
-        with_rule(task, rule) for task in ways if details["mode"] == "choose" for rule in RULES if rule_fits(task, rule)
-    ]
-    for task in ways:
-        if prompt_hash(task) == kept:
-            return task
-    raise ValueError(f"{name} in {folder} was asked with a prompt that it does not have now; evaluate it again")
-
-
-def rule_fits(task: Task, rule: str) -> bool:
-    """Letters are ranked only where the prompt shows the options."""
-    from eval.prompt import shows_options
-
-    return rule != "letter" or shows_options(task.prompt)
 
 
 def sign_flip(differences: Float64[np.ndarray, " q"], groups: Sequence[str]) -> float:

@@ -35,13 +35,14 @@ def held_out_glosses() -> Task:
     return _text("text/demo", read)
 
 
-def text_task(source: str | Path) -> Task:
+def text_task(source: str | Path, name: str | None = None) -> Task:
     """Bits per byte of any text.
 
     Args:
         source: a .txt, or a folder of them, each a text; a .jsonl with {"text": ...} a line; or shards whose records are text alone.
+        name: of the task and of its folder; "text/<file name>" if not given.
     """
-    return _text(task_name_of(source, "text"), lambda: read_texts(source))
+    return _text(name if name is not None else task_name_of(source, "text"), lambda: read_texts(source))
 
 
 def read_texts(source: str | Path) -> list[Question]:

@@ -45,12 +45,13 @@ def run(args: argparse.Namespace) -> int:
 
 def score_comparisons(first: Sequence[Path], second: Sequence[Path]) -> "list[Comparison]":
     """Every benchmark that all runs have a score of."""
+    from eval.as_asked import task_as_asked
     from eval.compare import compare_scores
-    from eval.task import find_task
     from eval.tasks import TASKS
 
     common = set.intersection(*(scored(folder) for folder in (*first, *second)))
-    return [compare_scores(find_task(name), first, second) for name in TASKS if name in common]
+    ordered = [*(name for name in TASKS if name in common), *sorted(common - set(TASKS))]
+    return [compare_scores(task_as_asked(first[0], name), first, second) for name in ordered]
 
 
 def scored(folder: Path) -> set[str]:

@@ -7,7 +7,6 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ WORDS = {  # each is a file of its own, eval_WORD.py
     "export": "write benchmarks for lmms-eval or VLMEvalKit",
     "prepare": "make a benchmark's shards of its official release",
     "report": "one page, a table or JSON of finished runs, side by side",
+    "rescore": "score kept answers again, after a change of how they are read",
     "tasks": "list the benchmarks, and which of them are prepared",
 }
 
@@ -123,11 +123,11 @@ def run(args: argparse.Namespace) -> int:
             answer_share(task, answerer, out, place, args.blind, args.batch_size)
         return 0
     progress = Progress() if sys.stderr.isatty() else None
-    results = {
-        task.name: evaluate(task, answerer, out, args.blind, args.batch_size, progress, place.world) for task in tasks
-    }
-    path = out / "scores.json"
-    write_scores(path, {**kept_results(out, answerer.fingerprint(), skip=list(results)), **results})
+    path, results = out / "scores.json", {}
+    kept = kept_results(out, answerer.fingerprint())
+    for task in tasks:
+        results[task.name] = evaluate(task, answerer, out, args.blind, args.batch_size, progress, place.world)
+        write_scores(path, kept | results)  # after each: what ends a later task leaves these
     if args.json:
         scores = json.loads(path.read_text(encoding="utf-8"))
         print(json.dumps({name: scores[name] for name in results}, indent=2, ensure_ascii=False))
@@ -220,14 +220,14 @@ def task_of_shards(args: argparse.Namespace) -> "Task":
     return replace(task, questions=lambda: questions)
 
 
-def kept_results(folder: Path, fingerprint: str, skip: Sequence[str]) -> "dict[str, Result]":
+def kept_results(folder: Path, fingerprint: str) -> "dict[str, Result]":
     """Scores of other tasks that the same model got before: evaluating one task more does not drop them."""
     from eval.score import Result
 
     kept: dict[str, Result] = {}
     for name in read_json(folder / "scores.json"):
         run, result = read_json(folder / name / "run.json"), read_json(folder / name / "result.json")
-        if name not in skip and result and run.get("answerer") == fingerprint:
+        if result and run.get("answerer") == fingerprint:
             kept[name] = Result(**result)
     return kept
 

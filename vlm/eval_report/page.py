@@ -10,6 +10,7 @@ from eval.compare import Comparison
 from eval.report import verdict
 from eval.score import Result
 from eval.tasks.categories import CATEGORIES
+from vlm.eval_report.figures import figure_tables
 from vlm.eval_report.gallery import Said, Shown
 from vlm.eval_report.heat_map import draw_map, maps
 from vlm.eval_report.runs import Run, less_first, task_names
@@ -31,7 +32,8 @@ def draw_page(runs: Sequence[Run], shown: Mapping[str, Sequence[Shown]], title: 
     Args:
         shown: of each task, the questions to look at.
     """
-    sections = [draw_head(runs, title), draw_scores(runs), draw_maps(runs), draw_gallery(shown), draw_notes(runs)]
+    sections = [draw_head(runs, title), draw_scores(runs), draw_figures(runs), draw_maps(runs)]
+    sections += [draw_gallery(shown), draw_notes(runs)]
     head = (
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"><meta name="color-scheme" content="light dark">'
@@ -122,6 +124,22 @@ def draw_bar(result: Result) -> str:
         f'<line x1="{x(result.low)}" x2="{x(result.high)}" y1="10" y2="10" stroke="var(--accent)" stroke-width="6" '
         f'stroke-opacity=".3"/><circle cx="{x(result.score)}" cy="10" r="4" fill="var(--accent)"/>{blind}</svg>'
     )
+
+
+def draw_figures(runs: Sequence[Run]) -> str:
+    """What the benchmarks themselves report, folded up."""
+    blocks = []
+    for task, labels, rows in figure_tables(runs):
+        head = "".join(f"<th><bdi>{escape(label)}</bdi></th>" for label in labels) if len(runs) > 1 else "<th></th>"
+        lines = "".join(f"<tr>{''.join(f'<td>{escape(text)}</td>' for text in row)}</tr>" for row in rows)
+        table = f"<table><thead><tr><th>figure</th>{head}</tr></thead><tbody>{lines}</tbody></table>"
+        blocks.append(f'<details><summary>{escape(task)}</summary><div class="card wide">{table}</div></details>')
+    if not blocks:
+        return ""
+    about = (
+        "What each benchmark reports beside its score, by the rules of its own: categories, F1, points, errors by kind."
+    )
+    return f'<section><h2>Figures of the benchmarks</h2><p class="quiet">{about}</p>{"".join(blocks)}</section>'
 
 
 def draw_maps(runs: Sequence[Run]) -> str:

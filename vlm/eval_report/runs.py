@@ -5,18 +5,16 @@ neither a model nor a benchmark's shards are needed.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from eval.as_asked import finished, task_as_asked
 from eval.compare import Comparison, compare_outcomes
 from eval.outcome import Outcome
-from eval.plan_file import FILE_NAME
 from eval.run import kept_outcomes
 from eval.score import Result
-from eval.task import Rule, Task, find_task, with_prompt, with_rule
-
-RULES: tuple[Rule, ...] = ("sum", "per-token", "letter")
+from eval.task import Task
 
 
 @dataclass(frozen=True)
@@ -74,16 +72,6 @@ def read_tasks(folder: Path) -> dict[str, TaskRun]:
     return found
 
 
-def finished(folder: Path) -> Iterator[str]:
-    """The names of the tasks whose result lies below the folder."""
-    for path in folder.rglob("result.json"):
-        place = path.parent
-        # limit-N: a run of its own within this one.
-        inner = place.relative_to(folder).parts
-        if (place / FILE_NAME).is_file() and inner and not inner[0].startswith("limit-"):
-            yield "/".join(inner)
-
-
 def read_task(folder: Path, name: str) -> TaskRun:
     """One task's result, and its outcomes where the task is known.
 
@@ -96,29 +84,10 @@ def read_task(folder: Path, name: str) -> TaskRun:
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"{path} is not what an evaluation writes ({error}); evaluate {name} again") from error
     try:
-        task = find_task(name)
-    except ValueError:
-        return TaskRun(result, why="the task has no name of its own")
-    reason = ""
-    for way in ways(task):
-        try:
-            return TaskRun(result, way, tuple(kept_outcomes(folder, way)))
-        except ValueError as error:
-            reason = reason or str(error)
-    return TaskRun(result, why=reason)
-
-
-def ways(task: Task) -> Iterator[Task]:
-    """The task as it may have been asked: by each of its prompts, and by each rule of likelihood."""
-    yield task
-    variants = [task, *(with_prompt(task, variant) for variant in task.prompts)]
-    yield from variants[1:]
-    for variant in variants:
-        for rule in RULES:
-            try:
-                yield with_rule(variant, rule)
-            except ValueError:  # a prompt without options, where the rule needs them
-                continue
+        task = task_as_asked(folder, name)
+        return TaskRun(result, task, tuple(kept_outcomes(folder, task)))
+    except ValueError as error:
+        return TaskRun(result, why=str(error))
 
 
 def task_names(runs: Sequence[Run]) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 from eval.compare import Comparison
 from eval.score import Result
 from eval.tasks.categories import CATEGORIES
+from vlm.eval_report.figures import figure_tables
 from vlm.eval_report.runs import Run, category_of, less_first, task_names
 
 HEAD = ("task", "run", "score", "95 % interval", "n", "chance", "constant", "blind", "unparsed", "truncated", "failed")
@@ -81,6 +82,10 @@ def markdown(runs: Sequence[Run]) -> str:
         lines.append("")
     if several:
         lines += [f"{LESS_FIRST}: mean over questions, paired, with the 95 % interval; * where that leaves out 0.", ""]
+    for place, (task, labels, rows) in enumerate(figure_tables(runs)):
+        lines += ["## figures of the benchmarks", ""] if place == 0 else []
+        columns = (task, *(labels if several else ["value"]))
+        lines += [row(columns), row(["---"] + ["---:"] * (len(columns) - 1)), *map(row, rows), ""]
     return "\n".join(lines)
 
 

@@ -207,14 +207,27 @@ def test_pictures_stay_within_their_budget(folders: list[Path], monkeypatch: pyt
     assert all(len(one.pictures) + one.more_pictures == 4 for one in cards)
 
 
-def test_a_task_without_a_name_has_its_scores_and_says_why_no_answers(folders: list[Path], tmp_path: Path) -> None:
+def test_a_task_of_shards_has_its_scores_and_answers_without_the_questions(folders: list[Path], tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(folders[1] / NAMES[0], copy / "shards" / "mine")
     found = read_runs([copy])
     assert list(found[0].tasks) == ["shards/mine"]
     page = page_of([copy])
-    assert "no name of its own" in page
     assert "shards/mine" in page
+    assert "the question is not shown" in page
+    assert "✓ right" in page
+
+
+def test_a_task_that_asks_otherwise_now_has_its_scores_and_says_why_no_answers(
+    folders: list[Path], tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folders[1], copy)
+    asked = copy / NAMES[0] / "asked.jsonl"
+    asked.write_text(asked.read_text().replace('"prompt_hash": "', '"prompt_hash": "f', 1))
+    page = page_of([copy])
+    assert f"{NAMES[0]}: answers are not shown: " in page
+    assert "asked with a prompt that it does not have now" in page
 
 
 def test_what_is_no_picture_has_no_thumbnail() -> None:

@@ -117,7 +117,7 @@ def test_one_task_more_keeps_the_scores_of_the_others(run_folder: Path, shard: P
         )
     scores = json.loads((out / "scores.json").read_text())
     assert set(scores) == {"shards/colours", "shards/other"}
-    assert kept_results(out, "another model", skip=[]) == {}
+    assert kept_results(out, "another model") == {}
 
 
 def test_bad_records_of_shards_are_refused_before_the_model_is_read_or_skipped_and_counted(
@@ -152,7 +152,7 @@ def test_eval_words_are_commands_of_their_own(capsys: pytest.CaptureFixture[str]
     assert "demo/presence" in capsys.readouterr().out
     assert main(["eval", "taks"]) == 2
     assert (
-        "unknown word 'taks' after `vlm eval`; known: compare, export, prepare, report, tasks"
+        "unknown word 'taks' after `vlm eval`; known: compare, export, prepare, report, rescore, tasks"
         in capsys.readouterr().err
     )
     assert main(["eval", "prepare", "demo/caption", "--from", "."]) == 2
