@@ -24,16 +24,14 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
-from data.pack import pack
 from data.shards import open_shards
+from vlm.bench.data_packing import Packing, lengths_of_notes, measure_packing
 from vlm.bench.data_peers import installed_peers
 from vlm.bench.data_pipelines import ROW_TOKENS, PackedRow, ours, webdataset
+from vlm.bench.data_resume import Resumed, measure_resume
 
 OURS, PILLOW, TORCHVISION = "ours", "webdataset, Pillow", "webdataset, torchvision"
 WORKERS = (1, 2)
-# Lengths of the notes' mixture: log-normal with mean 615 and 95th percentile 1,771.
-LOG_MEAN, LOG_STD, ITEMS = 6.0375, 0.8765, 20_000
-WINDOW = 533  # draws of a window of 80 rows of such records, as data/window.py has it
 
 
 @dataclass(frozen=True)
@@ -63,15 +61,6 @@ class Rate:
 
 
 @dataclass(frozen=True)
-class Packing:
-    """A way of packing and what it leaves empty."""
-
-    name: str
-    waste: float
-    items_per_s: float
-
-
-@dataclass(frozen=True)
 class DataResults:
     """Everything that `vlm bench data` measures."""
 
@@ -81,6 +70,7 @@ class DataResults:
     pipelines: list[Rate]
     reading: list[Rate]
     packing: list[Packing]
+    resuming: list[Resumed]
     mean_length: float
     p95_length: float
     missing: list[str]  # peers, and why
@@ -97,7 +87,7 @@ def measure_data(folder: Path, pictures: int, rounds: int) -> DataResults:
     if done.returncode:
         raise RuntimeError(f"the measurement ended with code {done.returncode}; what it said stands above")
     found = json.loads(done.stdout.splitlines()[-1])
-    for name, kind in (("pipelines", Rate), ("reading", Rate), ("packing", Packing)):
+    for name, kind in (("pipelines", Rate), ("reading", Rate), ("packing", Packing), ("resuming", Resumed)):
         found[name] = [kind(**one) for one in found[name]]
     return DataResults(**found)
 
@@ -196,45 +186,6 @@ def rates(passes: Mapping[str, list[Pass]], peer: str) -> list[Rate]:
     return found
 
 
-def lengths_of_notes(seed: int = 0) -> list[int]:
-    """Lengths of records of a mixture of captions, pages and conversations; those above a row are left out."""
-    drawn = np.random.default_rng(seed).lognormal(LOG_MEAN, LOG_STD, 2 * ITEMS).round()
-    return [int(length) for length in drawn if 1 <= length <= ROW_TOKENS][:ITEMS]
-
-
-def pack_windows(lengths: list[int], window: int = WINDOW) -> list[list[list[int]]]:
-    """The rows of each window."""
-    return [pack(lengths[start : start + window], ROW_TOKENS) for start in range(0, len(lengths), window)]
-
-
-def fill_in_order(lengths: list[int]) -> int:
-    """Rows that it takes where each is filled as records come by."""
-    rows, used = 1, 0
-    for length in lengths:
-        if used + length > ROW_TOKENS:
-            rows, used = rows + 1, 0
-        used += length
-    return rows
-
-
-def measure_packing(rounds: int) -> list[Packing]:
-    """Waste and speed of packing alone, by CPU time."""
-    lengths = lengths_of_notes()
-    found = []
-    for name, count in (
-        (f"ours, windows of {WINDOW} records", lambda: sum(len(rows) for rows in pack_windows(lengths))),
-        ("rows filled in order", lambda: fill_in_order(lengths)),
-    ):
-        seconds, rows = [], 0
-        for _ in range(max(3, rounds)):
-            gc.collect()
-            began = time.process_time()
-            rows = count()
-            seconds.append(time.process_time() - began)
-        found.append(Packing(name, 1 - sum(lengths) / (rows * ROW_TOKENS), len(lengths) / median(seconds)))
-    return found
-
-
 def measure(folder: Path, pictures: int, rounds: int) -> DataResults:
     """Everything, in this process, which is bound to one core meanwhile where the system can do that."""
     from vlm.bench.data_pictures import made_shards
@@ -276,6 +227,7 @@ def measure(folder: Path, pictures: int, rounds: int) -> DataResults:
         rates(taken, PILLOW),
         rates(reading, "webdataset, in order"),
         measure_packing(rounds),
+        measure_resume(folder, rounds),
         float(np.mean(lengths)),
         float(np.percentile(lengths, 95)),
         missing,

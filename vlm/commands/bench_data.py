@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def tables(found: "DataResults") -> list[str]:
-    """Lines of the three tables."""
+    """Lines of the tables."""
     from vlm.commands.bench import aligned
 
     size = f"{found.mean_bytes / 1000:.0f} KB and {found.mean_pixels / 1e6:.2f} megapixels"
@@ -65,6 +65,14 @@ def tables(found: "DataResults") -> list[str]:
     lines += ["", f"Packing alone, records of {mix} tokens into rows of 4,096", ""]
     packing = [(one.name, f"{one.waste:.2%}", f"{one.items_per_s:,.0f}") for one in found.packing]
     lines += aligned(("packer", "waste", "records/s"), packing)
+    place = found.resuming[0]
+    lines += [
+        "",
+        f"Going on in the middle of {place.records:,} records, by the clock; a place takes {place.state_bytes:,} bytes",
+        "",
+    ]
+    going = [(str(one.workers), f"{one.open_s:.2f} s", f"{one.first_batch_s:.2f} s") for one in found.resuming]
+    lines += aligned(("workers", "shards opened", "first batch"), going)
     return [*lines, "", NOTE]
 
 
