@@ -2,7 +2,7 @@
 
 In: bytes. Out: a PIL picture (`decode`), or uint8 (3, height, width) (`decode_rgb`, for what has no transparency). A plain JPEG
 goes through torchvision, which has the pixels that Pillow has, sooner; Pillow has the last word on what is no picture.
-Measured: 1/f noise of 0.4 MP, quality 88, on one core: see docs/data.md.
+Measured, with 1/f noise of 0.4 MP to 224 px on one core: 224 to 249 pictures/s, 162 with Pillow's decoder (docs/images.md).
 """
 
 import io
@@ -40,8 +40,7 @@ def decode_rgb(data: bytes) -> UInt8[Tensor, "3 H W"] | None:
         BadRecord: its header is bad.
     """
     width, height = check_header(data)
-    decode_jpeg = _jpeg_decoder()
-    if decode_jpeg is None or not is_plain_jpeg(data):
+    if not is_plain_jpeg(data) or (decode_jpeg := _jpeg_decoder()) is None:
         return None
     try:
         # A copy: torch warns of memory that cannot be written. 10 us for 200 kB.

@@ -181,7 +181,7 @@ class Tokenizer:
     def answer_ids(self, text: str) -> list[int]:
         """What the assistant says, as it is learned behind a prompt: the ids of a text and the one that ends it."""
         if self.template is None:
-            return [*self.encode(text), self.end]
+            return [*self.encode(text), self.stop]
         template = self.template
         # A prompt ends with this text behind its last special token, and the answer may go on in the midst of it.
         prompt = self.encode_between(template.last, template.header, "")

@@ -88,7 +88,7 @@ def test_a_cut_jpeg_is_decoded_by_neither(options: dict[str, object]) -> None:
             decode(data[:end])
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(places=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=4))
 def test_what_torchvision_makes_of_damage_is_what_pillow_makes(places: list[tuple[int, int]]) -> None:
     damaged = bytearray(jpeg(smooth(24, 40), quality=60))

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.batch import collate
@@ -63,6 +63,7 @@ def is_within(some: Sequence[str], whole: Sequence[str]) -> bool:
     return all(one in rest for one in some)
 
 
+@settings(deadline=None)
 @given(words=PARTS, row_tokens=st.integers(SLOTS + 1, 60))
 def test_a_split_document_loses_no_target_and_repeats_none(
     tokenizer: Tokenizer, make: SimpleNamespace, words: list[str], row_tokens: int
@@ -77,6 +78,7 @@ def test_a_split_document_loses_no_target_and_repeats_none(
     ]
 
 
+@settings(deadline=None)
 @given(words=PARTS, row_tokens=st.integers(2 * SLOTS + 2, 60))
 def test_pictures_of_a_split_document_come_in_order_once(
     tokenizer: Tokenizer, make: SimpleNamespace, words: list[str], row_tokens: int
@@ -87,6 +89,7 @@ def test_pictures_of_a_split_document_come_in_order_once(
     assert keys(fit_row(row, row_tokens, "split")) == keys([row])
 
 
+@settings(deadline=None)
 @given(system=st.booleans(), turns=TURNS, row_tokens=st.integers(2 * SLOTS, 80))
 def test_a_split_conversation_loses_no_target_and_repeats_none(
     tokenizer: Tokenizer,
@@ -104,6 +107,7 @@ def test_a_split_conversation_loses_no_target_and_repeats_none(
     assert is_within(keys(pieces), keys([row]))
 
 
+@settings(deadline=None)
 @given(words=PARTS, row_tokens=st.integers(2, 60))
 def test_a_cut_row_is_the_beginning_with_whole_pictures(
     tokenizer: Tokenizer, make: SimpleNamespace, words: list[str], row_tokens: int

@@ -1,4 +1,3 @@
-import importlib.util
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,15 +15,9 @@ from data.overlong import fit_row
 from data.sample import BadRecord, Message, Part, Sample
 from data.text import Row, join_rows, opening_row, prompt_row, sample_row, token_row, turn_row
 from data.tokenizer import Tokenizer
+from tests.data import templates
+from tests.data.templates import BRACKETS, CHATML, GENERATION, HEADERS, MOVING, PARTS, RENAMED, THINKING
 
-SPEC = importlib.util.spec_from_file_location("templates", Path(__file__).with_name("templates.py"))
-assert SPEC is not None
-assert SPEC.loader is not None
-templates = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(templates)
-
-CHATML, GENERATION, HEADERS, RENAMED = templates.CHATML, templates.GENERATION, templates.HEADERS, templates.RENAMED
-BRACKETS, PARTS, THINKING, MOVING = templates.BRACKETS, templates.PARTS, templates.THINKING, templates.MOVING
 NESTING = {"chatml": CHATML, "generation": GENERATION, "headers": HEADERS, "renamed": RENAMED, "brackets": BRACKETS}
 ENDS = {
     "chatml": "<|im_end|>",
@@ -97,7 +90,7 @@ def row_of(messages: Sequence[Message], tokenizer: Tokenizer) -> Row:
 
 @pytest.mark.parametrize("kind", ["bytes", "spaces"])
 @pytest.mark.parametrize("name", NESTING)
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(asked=TEXT, answer=ANSWER, again=TEXT, system=st.none() | TEXT)
 def test_ids_are_those_of_transformers(
     pairs: Pairs,
@@ -118,7 +111,7 @@ def test_ids_are_those_of_transformers(
     assert prompt_row((Part(text=asked),), {}, own, None).ids.tolist() == prompt
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(asked=TEXT, answer=ANSWER)
 def test_the_mask_is_that_of_the_generation_blocks(pairs: Pairs, asked: str, answer: str) -> None:
     own, other = pairs["generation bytes"]
@@ -131,7 +124,7 @@ def test_the_mask_is_that_of_the_generation_blocks(pairs: Pairs, asked: str, ans
     assert row.loss.tolist() == [bool(one) for one in wanted["assistant_masks"]]
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(asked=TEXT, answer=ANSWER)
 def test_without_blocks_the_mask_is_the_same(chats: dict[str, Tokenizer], asked: str, answer: str) -> None:
     messages = said(asked, answer, "one", "a cat", system="be")
@@ -185,7 +178,7 @@ def test_no_text_becomes_a_special_token_where_texts_begin_with_a_space(
 
 @pytest.mark.parametrize("system", [None, "be a dog"])
 @pytest.mark.parametrize("name", [*ENDS, "own"])
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(asked=TEXT, answer=ANSWER, again=st.sampled_from(["what?", *HOSTILE]))
 def test_what_is_asked_is_how_the_conversation_begins_that_was_learned(
     chats: dict[str, Tokenizer],

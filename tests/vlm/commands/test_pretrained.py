@@ -15,6 +15,9 @@ from vlm.model import VisionLanguageModel
 
 pytestmark = pytest.mark.long
 Vlm = Callable[..., tuple[int, str, str]]
+CHATML = """\
+{%- for message in messages %}{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}{% endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
 
 
 @pytest.fixture
@@ -59,6 +62,36 @@ def test_the_connector_learns_alone_then_everything_from_the_folder_of_the_first
     assert code == 0, err
     third = parameters(tmp_path / "third" / "model")
     assert all(not torch.equal(first[f"{part}.weight"], third[f"{part}.weight"]) for part in ("head", "embed"))
+
+
+def test_conversations_are_written_by_the_models_template_where_the_run_says_so(
+    vlm: Vlm, config: Path, hf_folder: Path, tmp_path: Path
+) -> None:
+    (hf_folder / "chat_template.jinja").write_text(CHATML)
+    rewrite(config, f"hf:{hf_folder}", chat="template")
+    code, _, err = vlm("fit", "--config", str(config))
+    assert code == 0, err
+    model = tmp_path / "run" / "model"
+    assert yaml.safe_load((model / "config.yaml").read_text())["chat"] == "template"
+    # A run that begins with this model goes on so, unless it says otherwise.
+    for changes, chat in (({}, "template"), ({"chat": "own"}, "own")):
+        root = tmp_path / chat
+        rewrite(config, str(model), model={}, **changes)
+        code, _, err = vlm("fit", "--config", str(config), "--trainer.default_root_dir", str(root))
+        assert code == 0, err
+        assert yaml.safe_load((root / "model" / "config.yaml").read_text())["chat"] == chat
+    code, out, err = vlm(
+        "generate", "--model", str(model), "--prompt", "hi <|im_end|>", "--max-new-tokens", "3", "--json"
+    )
+    assert code == 0, err
+    assert len(json.loads(out)["answer"]) < 40
+
+
+def test_a_template_that_cannot_be_used_is_told_in_one_line(vlm: Vlm, config: Path, hf_folder: Path) -> None:
+    rewrite(config, f"hf:{hf_folder}", chat="template")
+    code, _, err = vlm("fit", "--config", str(config))
+    assert (code, len(err.splitlines())) == (2, 1), err
+    assert "its chat template drops, repeats, moves or changes what a message says" in err
 
 
 def test_a_model_is_imported_once_and_plan_counts_its_head(vlm: Vlm, config: Path, hf_folder: Path) -> None:

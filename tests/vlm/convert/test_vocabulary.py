@@ -11,10 +11,14 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
+from data.sample import Message, Part, Sample
+from data.text import sample_row
 from data.tokenizer import SPECIAL_TOKENS, Tokenizer
 from tests.vlm.convert.pretrained import TEXTS, make_model, make_tokenizer, save
 from vlm.convert.from_hf import import_model
+from vlm.convert.report import as_text
 from vlm.convert.vocabulary import read_vocabulary
+from vlm.model_folder import read_model_config
 
 pytestmark = pytest.mark.long
 
@@ -64,6 +68,41 @@ def test_the_tokens_and_the_template_survive_another_save(tmp_path: Path) -> Non
     assert again.special_names["<|end|>"] == "<|im_end|>"
     assert again.fingerprint() == first.fingerprint()
     assert again.chat_template == "{{ '<|im_start|>' }}"
+
+
+CHATML = """\
+{%- for message in messages %}{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}{% endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
+
+
+def test_a_chat_template_that_is_chosen_writes_the_conversations(tmp_path: Path) -> None:
+    save(make_model("llama", torch.float32), tmp_path / "hf")
+    (tmp_path / "hf" / "chat_template.jinja").write_text(CHATML)
+    done = import_model(str(tmp_path / "hf"), tmp_path / "model", chat="template")
+    assert "by it (chat: template); <|im_end|> ends an answer" in as_text(done)
+    assert read_model_config(tmp_path / "model").chat == "template"
+    assert json.loads((tmp_path / "model" / "chat_tokens.json").read_text()) == {
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|endoftext|>",
+    }
+    ours = Tokenizer(tmp_path / "model", "template")
+    theirs = PreTrainedTokenizerFast.from_pretrained(tmp_path / "hf")
+    said = [{"role": "user", "content": "the red 12"}, {"role": "assistant", "content": "the"}]
+    messages = tuple(Message(one["role"], (Part(text=one["content"]),)) for one in said)
+    row = sample_row(Sample("k", "s", None, messages, {}), ours, None)
+    assert row.ids.tolist() == theirs.apply_chat_template(said, tokenize=True)["input_ids"]
+    own = import_model(str(tmp_path / "hf"), tmp_path / "own")
+    assert "kept; conversations have the project's own format (chat: own)" in as_text(own)
+    assert read_model_config(tmp_path / "own").chat == "own"
+
+
+def test_a_chat_template_that_cannot_be_used_is_kept_or_refused(tmp_path: Path) -> None:
+    save(make_model("llama", torch.float32), tmp_path / "hf")
+    done = import_model(str(tmp_path / "hf"), tmp_path / "model")
+    assert "kept, but it cannot be used: " in as_text(done)
+    with pytest.raises(ValueError, match="its chat template drops, repeats"):
+        import_model(str(tmp_path / "hf"), tmp_path / "other", chat="template")
+    assert not (tmp_path / "other").exists()
 
 
 def test_the_source_s_own_tokens_serve_where_they_mean_the_same(tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ def test_sequences_that_end_drop_out_and_the_others_go_on(
     stopped = generate(model, greedy(rows, 10, stop_ids=(end,)))
     # What one prompt says second now ends every answer, so that prompts end at different times, or not at all.
     assert len({said.ids.index(end) if end in said.ids else None for said in free}) == 3
-    monkeypatch.setattr(model.tokenizer, "end", end)
+    monkeypatch.setattr(model.tokenizer, "stop", end)
     ended = generate(model, greedy(rows, 10))
     for before, by_end, by_id in zip(free, ended, stopped, strict=True):
         size = before.ids.index(end) + 1 if end in before.ids else len(before.ids)

@@ -78,7 +78,7 @@ def test_the_score_of_a_greedy_answer_is_the_sum_of_its_logprobs(
     model: VisionLanguageModel, rows: list[Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     request = Request(rows[0], Sampling(max_new_tokens=3))
-    monkeypatch.setattr(model.tokenizer, "end", generate(model, [request])[0].ids[2])
+    monkeypatch.setattr(model.tokenizer, "stop", generate(model, [request])[0].ids[2])
     said = generate(model, [request])[0]
     monkeypatch.setattr(model.tokenizer, "encode", lambda text: list(said.ids[:-1]))
     assert score(model, rows[:1], [["stands for the answer"]])[0][0] == pytest.approx(sum(said.logprobs), abs=1e-4)
