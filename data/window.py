@@ -2,7 +2,7 @@
 
 In: a reader of the training sources and their weights. Out: the draws of a window, the same on every rank.
 The more rows a window fills, the fuller they are. But a lane plans a whole window at the start and after a restart, so there are no
-more than it takes to waste 1 % of 4,096 tokens: 80 rows of records of 600 tokens; of shorter ones 32 rows, which they fill evenly.
+more than it takes to waste 1 % of 4,096 tokens: 80 rows of records of 600 tokens; of shorter ones 48 rows, which they fill evenly.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ import numpy as np
 from data.order import Draw
 from data.row_reader import RowReader
 
-MIN_ROWS, MAX_ROWS, MAX_DRAWS = 32, 80, 640
+MIN_ROWS, MAX_ROWS, MAX_DRAWS = 48, 80, 640
 PROBES, PROBED_SHARDS = 64, 4  # records of a source, and the shards they are taken from, to estimate its mean length
 
 
