@@ -114,14 +114,14 @@ def pipelines_of(shards: Path) -> tuple[dict[str, Callable[[], Iterator[PackedRo
 
 def readers_of(shards: Path) -> dict[str, Callable[[], Iterator[PackedRow]]]:
     """Reading alone: each record's bytes, and nothing made of them."""
-    import webdataset as wds
+    from webdataset.compat import WebDataset
 
     opened = open_shards(shards)
     orders = {"in order": np.arange(len(opened)), "at random": np.random.default_rng(0).permutation(len(opened))}
     paths = sorted(str(path) for path in shards.glob("*.tar"))
 
     def stream() -> Iterator[PackedRow]:
-        for sample in wds.WebDataset(paths, shardshuffle=False):
+        for sample in WebDataset(paths, shardshuffle=False):
             yield _read(sample["__key__"], sample["jpg"], sample["json"])
 
     def read(order: Int[np.ndarray, " records"]) -> Iterator[PackedRow]:

@@ -23,7 +23,8 @@ DATASET = "__module__: megatron.energon\n__class__: CrudeWebdataset\n"  # record
 def installed_peers() -> tuple[dict[str, Callable[[Path], Iterator[PackedRow]]], list[str]]:
     """Pipelines by name and version, and why others are missing."""
     makers = {"megatron-energon": energon, "mosaicml-streaming": streaming}
-    found, missing = {}, []
+    found: dict[str, Callable[[Path], Iterator[PackedRow]]] = {}
+    missing: list[str] = []
     for name, module in PEERS.items():
         try:
             importlib.import_module(module)
@@ -45,7 +46,7 @@ def energon(shards: Path) -> Iterator[PackedRow]:
     def cook(sample: dict[str, Any]) -> dict[str, Any]:
         return {**lib.basic_sample_keys(sample), "jpg": sample["jpg"], "json": sample["json"]}
 
-    class Encoder(lib.TaskEncoder):  # type: ignore[misc, name-defined]
+    class Encoder(lib.TaskEncoder):
         decoder = None
         cookers = (lib.Cooker(lib.stateless(cook)),)
 

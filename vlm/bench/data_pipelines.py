@@ -99,10 +99,10 @@ def webdataset(shards: Path, decode: str) -> Iterator[PackedRow]:
     Args:
         decode: `pil` for its own decoder and Pillow's resize; `torchvision` for a decoder of the user's.
     """
-    import webdataset as wds
+    from webdataset.compat import WebDataset
 
     paths = sorted(str(path) for path in shards.glob("*.tar"))
-    dataset = wds.WebDataset(paths, shardshuffle=len(paths), seed=0).shuffle(SHUFFLED)
+    dataset: Any = WebDataset(paths, shardshuffle=len(paths), seed=0).shuffle(SHUFFLED)
     if decode == "pil":
         dataset = dataset.decode("pil").map_dict(jpg=resized_by_pillow)
     else:
@@ -129,7 +129,8 @@ def decoded_by_torchvision(data: bytes) -> Pixels:
 
     stored = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     size = [SPEC.size_px, SPEC.size_px]
-    return resize(decode_jpeg(stored, mode=ImageReadMode.RGB), size, InterpolationMode.BICUBIC, antialias=True)
+    decoded: Any = decode_jpeg(stored, mode=ImageReadMode.RGB)
+    return resize(decoded, size, InterpolationMode.BICUBIC, antialias=True)
 
 
 def pack_as_they_come(samples: Iterable[tuple[Pixels, Mapping[str, Any]]]) -> Iterator[PackedRow]:

@@ -59,8 +59,10 @@ def tables(found: "DataResults") -> list[str]:
     lines += aligned(("pipeline", *titles), [_whole(one) for one in found.pipelines])
     lines += ["", *(f"no row: {reason}" for reason in found.missing)] if found.missing else []
     lines += ["", "Reading alone, from the page cache", ""]
-    titles = ("records/s of one core", "± spread", "x", "wall records/s")
-    lines += aligned(("reader", *titles), [_read(one) for one in found.reading])
+    lines += aligned(
+        ("reader", "records/s of one core", "± spread", "x webdataset", "wall records/s"),
+        [_read(one) for one in found.reading],
+    )
     mix = f"mean {found.mean_length:.0f}, 95th percentile {found.p95_length:,.0f}"
     lines += ["", f"Packing alone, records of {mix} tokens into rows of 4,096", ""]
     packing = [(one.name, f"{one.waste:.2%}", f"{one.items_per_s:,.0f}") for one in found.packing]
