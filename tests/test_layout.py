@@ -18,6 +18,7 @@ LAYER_OF = {
     "convert": "interop",
     "bench": "commands",
     "encoder_comparison": "commands",
+    "leak_check": "commands",
 }
 MAX_LINES = 300
 LONGER = {}  # file -> reason

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from data.batch import Batch, collate
 from data.image import prepare_crops
+from vlm.leak_check.changes import other_pixels, other_words, target_of
 from vlm.leak_check.differences import Difference, compare, crossing, outside_of, relative, rows_of, scale_of
 from vlm.leak_check.ledger import PROBES, Finding, Ledger
 from vlm.leak_check.records import Record
 from vlm.leak_check.trace import Trace, trace
 from vlm.leak_check.words import batch_norms, part_of
 from vlm.model import VisionLanguageModel
-from vlm.training.loss import answered_cross_entropy
 
 
 class Prober:
@@ -98,24 +98,10 @@ class Prober:
             raise ValueError(f"the model refuses record {record.name!r} in a row of its own: {found.error}")
         return found
 
-    def _target(self, found: Trace, place: int, record: Record, tokens: int | None = None) -> Tensor:
-        """A number made of a record's hidden vectors, probabilities and loss; of its first tokens alone, without the loss."""
-        chance = torch.Generator().manual_seed(record.seed)
-        hidden = found.stations["hidden"].rows(place)
-        weight = torch.randn(hidden.shape, generator=chance, dtype=torch.float64).to(hidden)
-        target = (hidden * weight)[:tokens].sum()
-        if (station := found.stations.get("backbone.chunker: probabilities")) is not None:
-            prob = station.rows(place)
-            target = target + (prob * weight[:, 0].to(prob))[:tokens].sum()
-        labels = found.batch.labels[found.tokens_of(place)]
-        if tokens is None and bool((labels >= 0).any()):
-            target = target + answered_cross_entropy(hidden, labels, self._model.head_weight)
-        return target
-
     def _grads(self, found: Trace, place: int, record: Record) -> tuple[Tensor, tuple[Tensor | None, ...]]:
         """Gradients of a record's target with respect to all tokens' embeddings, and to all crops' pixels."""
         assert found.embeddings is not None
-        target = self._target(found, place, record)
+        target = target_of(self._model, found, place, record)
         leaves = [found.embeddings, *found.pixels]
         grads = torch.autograd.grad(target, leaves, retain_graph=True, allow_unused=True)
         token_grad = torch.zeros_like(found.embeddings) if grads[0] is None else grads[0]
@@ -146,7 +132,7 @@ class Prober:
             else:
                 names = [name for name in ("embed", "encoder") if name in whole.stations]
                 leaves = [whole.stations[name].tensor for name in names]
-                target = self._target(whole, place, record)
+                target = target_of(self._model, whole, place, record)
                 grads = torch.autograd.grad(target, leaves, retain_graph=True, allow_unused=True)
                 outside = [
                     0.0 if g is None else outside_of(g, mine[name]) for g, name in zip(grads, names, strict=True)
@@ -156,7 +142,7 @@ class Prober:
             if whole.pixels:
                 of_pictures.note(to_pictures)
             if to_tokens or to_pictures:
-                _, behind = crossing(whole, self._target(whole, place, record), mine)
+                _, behind = crossing(whole, target_of(self._model, whole, place, record), mine)
                 part = part_of(behind or "encoder")
                 for finding, amount in ((of_tokens, to_tokens), (of_pictures, to_pictures)):
                     if amount:
@@ -247,7 +233,7 @@ class Prober:
         others = [(place, place) for place in range(len(records)) if place != changed]
         if not others:
             return
-        ids = self._other_words(batch, [(changed, 0)])
+        ids = other_words(batch, self._model.tokenizer.vocab_size, self._chance, [(changed, 0)])
         self._compare("other text beside it", records, whole, run(replace(batch, ids=ids)), others)
         with_pictures = [place for place, crops in enumerate(whole.crops) if crops]
         if with_pictures:
@@ -255,7 +241,7 @@ class Prober:
             others = [(place, place) for place in range(len(records)) if place != changed]
             first = sum(whole.crops[:changed])
             crops = range(first, first + whole.crops[changed])
-            other = run(replace(batch, images=self._other_pixels(batch, crops)))
+            other = run(replace(batch, images=other_pixels(batch, self._chance, crops)))
             self._compare("other pictures beside it", records, whole, other, others)
 
     def _later(self, records: Sequence[Record], whole: Trace, run: "partial[Trace]") -> None:
@@ -271,13 +257,13 @@ class Prober:
             starts = slots[np.cumsum([0, *sizes[:-1]])] if sizes else []
             crops += [first_crop + number for number, start in enumerate(starts) if start >= cuts[place]]
             first_crop += len(sizes)
-        ids = self._other_words(batch, list(enumerate(cuts)))
-        other = run(replace(batch, ids=ids, images=self._other_pixels(batch, crops)))
+        ids = other_words(batch, self._model.tokenizer.vocab_size, self._chance, list(enumerate(cuts)))
+        other = run(replace(batch, ids=ids, images=other_pixels(batch, self._chance, crops)))
         own = [(place, place) for place in range(len(records))]
         self._compare("later tokens and pictures", records, whole, other, own, cuts)
 
         finding = self._ledger.of("gradient to what is later", self._mode)
-        terms = [self._target(whole, place, record, cuts[place]) for place, record in enumerate(records)]
+        terms = [target_of(self._model, whole, place, record, cuts[place]) for place, record in enumerate(records)]
         target = torch.stack(terms).sum()
         earlier = {}
         for name, station in whole.stations.items():
@@ -308,23 +294,3 @@ class Prober:
             finding.note(apart)
             if apart:
                 self._leak(finding, "batch", f"record {record.name!r}, in the batch: {apart:.0f} off")
-
-    def _other_words(self, batch: Batch, places: Sequence[tuple[int, int]]) -> Tensor:
-        """Ids in which the words of records, from a token of each on, are others."""
-        ids = batch.ids.cpu().clone()
-        parts = list(ids.split(list(batch.lengths)))
-        masks = batch.is_image.cpu().split(list(batch.lengths))
-        for place, cut in places:
-            drawn = self._chance.integers(0, self._model.tokenizer.vocab_size, len(parts[place]))
-            is_other = ~masks[place] & (torch.arange(len(parts[place])) >= cut)
-            parts[place] = torch.where(is_other, torch.from_numpy(drawn), parts[place])
-        return torch.cat(parts).to(batch.ids.device)
-
-    def _other_pixels(self, batch: Batch, crops: Sequence[int]) -> tuple[Tensor | None, ...]:
-        images = list(batch.images)
-        for crop in crops:
-            image = images[crop]
-            assert image is not None
-            noise = self._chance.integers(0, 256, tuple(image.shape), dtype=np.uint8)
-            images[crop] = torch.from_numpy(noise).to(image.device)
-        return tuple(images)
