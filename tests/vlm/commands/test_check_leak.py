@@ -1,12 +1,14 @@
 """`vlm check leak`, as a user calls it."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from vlm.backbone import concept_moe
+from vlm.commands.check_leak import model_of_folder
 
 Vlm = Callable[..., tuple[int, str, str]]
 PLACES = {"alone": "packed as alone", "text": "other text beside it", "tokens": "gradient to others' tokens"}
@@ -29,13 +31,27 @@ def test_a_trained_folder_is_checked_on_other_data(vlm: Vlm, model_folder: Path,
     )
     assert code == 0, err
     found = json.loads(out)
-    assert found["model"] == str(model_folder)
+    assert found["model"].startswith(str(model_folder))
     assert found["leaks"] == 0
     assert found["records"] == {"text alone": 3, "one picture": 3, "several pictures": 3}
     modes = {finding["mode"] for finding in found["findings"]}
     assert modes == {"evaluation", "training"}
     gradients = [one["largest"] for one in found["findings"] if one["probe"] == PLACES["tokens"]]
     assert gradients == [0, 0]
+
+
+def test_what_a_run_froze_rests_also_in_a_check_of_its_folder(vlm: Vlm, model_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(model_folder, tmp_path / "run" / "model")
+    folder = tmp_path / "run" / "model"
+    assert "all parts learning" in model_of_folder(folder)[2]
+    (tmp_path / "run" / "config.yaml").write_text(
+        "model: {freeze: [encoder], train_only: null}\ndata: {train: [{path: 'demo:train/text'}, {path: gone.tar}]}\n"
+    )
+    model, places, name = model_of_folder(folder)
+    assert not any(parameter.requires_grad for parameter in model.encoder.parameters())
+    assert all(parameter.requires_grad for parameter in model.backbone.parameters())
+    assert places == ["demo:train/text"]
+    assert name == f"{folder}, parts frozen as in config.yaml beside it"
 
 
 def test_a_leak_is_told_in_words_and_ends_with_an_error(
