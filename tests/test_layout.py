@@ -20,6 +20,7 @@ LAYER_OF = {
     "encoder_comparison": "commands",
     "data_report": "commands",
     "eval_report": "commands",
+    "leak_check": "commands",
 }
 MAX_LINES = 300
 LONGER = {}  # file -> reason

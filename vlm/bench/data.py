@@ -6,19 +6,17 @@ take away. Rows with workers may use all cores, and count the workers' CPU time 
 """
 
 import gc
-import importlib
 import json
 import os
 import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +29,7 @@ from vlm.bench.data_pipelines import ROW_TOKENS, PackedRow, ours, webdataset
 from vlm.bench.data_resume import Resumed, measure_resume
 
 OURS, PILLOW, TORCHVISION = "ours", "webdataset, Pillow", "webdataset, torchvision"
+STREAM = "webdataset, in order"
 WORKERS = (1, 2)
 
 
@@ -57,7 +56,7 @@ class Rate:
     waste: float  # share of the rows' budget without a token
     wall_records_per_s: float
     spread: float  # (greatest - least) / median, of records_per_s
-    over: float  # how many times the rate of the peer named first in its table; median of the rounds' ratios
+    over: dict[str, float]  # how many times the rate of a peer; medians of the rounds' ratios
 
 
 @dataclass(frozen=True)
@@ -105,13 +104,14 @@ def pipelines_of(shards: Path) -> tuple[dict[str, Callable[[], Iterator[PackedRo
 
 def readers_of(shards: Path) -> dict[str, Callable[[], Iterator[PackedRow]]]:
     """Reading alone: each record's bytes, and nothing made of them."""
-    wds: Any = importlib.import_module("webdataset")
+    from webdataset.compat import WebDataset
+
     opened = open_shards(shards)
     orders = {"in order": np.arange(len(opened)), "at random": np.random.default_rng(0).permutation(len(opened))}
     paths = sorted(str(path) for path in shards.glob("*.tar"))
 
     def stream() -> Iterator[PackedRow]:
-        for sample in wds.WebDataset(paths, shardshuffle=False):
+        for sample in WebDataset(paths, shardshuffle=False):
             yield _read(sample["__key__"], sample["jpg"], sample["json"])
 
     def read(order: Int[np.ndarray, " records"]) -> Iterator[PackedRow]:
@@ -119,7 +119,7 @@ def readers_of(shards: Path) -> dict[str, Callable[[], Iterator[PackedRow]]]:
             key, members = opened.read(index)
             yield _read(key, members["jpg"], members["json"])
 
-    return {"webdataset, in order": stream} | {f"ours, {name}": partial(read, order) for name, order in orders.items()}
+    return {STREAM: stream} | {f"ours, {name}": partial(read, order) for name, order in orders.items()}
 
 
 NOTHING = torch.zeros(0, dtype=torch.int64)
@@ -164,26 +164,26 @@ def take_in_turn(
     return passes
 
 
-def rates(passes: Mapping[str, list[Pass]], peer: str) -> list[Rate]:
-    """Medians, and how many times as fast as the peer each is."""
-    found = []
-    for name, taken in passes.items():
-        each = [one.records / one.cpu_s for one in taken]
-        beside = [one.records / one.cpu_s for one in passes[peer]]
-        middle, budget = median(each), sum(one.rows for one in taken) * ROW_TOKENS
-        found.append(
-            Rate(
-                name,
-                middle,
-                median(one.images / one.cpu_s for one in taken),
-                median(one.tokens / one.cpu_s for one in taken),
-                1 - sum(one.tokens for one in taken) / budget,
-                median(one.records / one.wall_s for one in taken),
-                (max(each) - min(each)) / middle,
-                median(mine / theirs for mine, theirs in zip(each, beside, strict=True)),
-            )
+def rates(passes: Mapping[str, list[Pass]], peers: Sequence[str]) -> list[Rate]:
+    """Medians, and how many times as fast as each peer every one is."""
+    per_s = {name: [one.records / one.cpu_s for one in taken] for name, taken in passes.items()}
+
+    def over(name: str, peer: str) -> float:
+        return median(mine / theirs for mine, theirs in zip(per_s[name], per_s[peer], strict=True))
+
+    return [
+        Rate(
+            name,
+            median(per_s[name]),
+            median(one.images / one.cpu_s for one in taken),
+            median(one.tokens / one.cpu_s for one in taken),
+            1 - sum(one.tokens for one in taken) / (sum(one.rows for one in taken) * ROW_TOKENS),
+            median(one.records / one.wall_s for one in taken),
+            (max(per_s[name]) - min(per_s[name])) / median(per_s[name]),
+            {peer: over(name, peer) for peer in peers},
         )
-    return found
+        for name, taken in passes.items()
+    ]
 
 
 def measure(folder: Path, pictures: int, rounds: int) -> DataResults:
@@ -212,10 +212,7 @@ def measure(folder: Path, pictures: int, rounds: int) -> DataResults:
         taken = take_in_turn(pipelines, rounds, tell)
         if cores:
             os.sched_setaffinity(0, cores)
-        more = {
-            f"ours, {number} worker{'s' * (number > 1)}": partial(ours, shards, number, number * pictures)
-            for number in WORKERS
-        }
+        more = {f"ours, {number} worker{'s' * (number > 1)}": partial(ours, shards, number) for number in WORKERS}
         taken |= take_in_turn(more, rounds, tell)
     opened = open_shards(shards)
     sizes = [len(opened.read(index)[1]["jpg"]) for index in range(len(opened))]
@@ -224,8 +221,8 @@ def measure(folder: Path, pictures: int, rounds: int) -> DataResults:
         pictures,
         float(np.mean(sizes)),
         mean_pixels(shards),
-        rates(taken, PILLOW),
-        rates(reading, "webdataset, in order"),
+        rates(taken, (PILLOW, TORCHVISION)),
+        rates(reading, (STREAM,)),
         measure_packing(rounds),
         measure_resume(folder, rounds),
         float(np.mean(lengths)),

@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -59,6 +60,7 @@ def energon(shards: Path) -> Iterator[PackedRow]:
         repeat=False,
     )
     loader = lib.get_loader(dataset)
+    warnings.filterwarnings("ignore", ".*pin_memory.*")  # which it asks for, with a GPU or without
     return pack_as_they_come((decoded_by_torchvision(one["jpg"]), json.loads(one["json"])) for one in loader)
 
 

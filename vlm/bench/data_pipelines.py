@@ -5,11 +5,11 @@ a user writes around it: the same tokenizer, the same chat format, the same 224 
 Each yields rows and says what it went through; where another library goes on for ever, one epoch is taken of it.
 """
 
-import importlib
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from jaxtyping import Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
+from data.batch import Batch
 from data.image import ImageLayout, ImageSpec
 from data.module import DataModule
 from data.tokenizer import Tokenizer
@@ -26,6 +27,7 @@ from data.tokenizer import Tokenizer
 SPEC = ImageSpec(size_px=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), interpolation="bicubic", fit="squash")
 GRID = (14, 14)  # of patches of 16 px
 ROW_TOKENS = 4096
+WINDOWS = 3  # of each lane
 SHUFFLED = 200  # records in webdataset's shuffle buffer
 NO_LABEL = -100
 Pixels = UInt8[Tensor, "3 H W"]
@@ -45,10 +47,36 @@ Pipeline = Callable[[], Iterator[PackedRow]]
 
 
 def ours(shards: Path, num_workers: int = 0, records: int | None = None) -> Iterator[PackedRow]:
-    """The training loader, in whole windows until at least so many records have come; all records where None.
+    """The training loader.
 
-    It draws without end: what it has planned or read ahead beyond that counts against it.
+    Args:
+        records: it goes on for ever; at least so many are taken. None: `records_of_windows`.
     """
+    total = records_of_windows(shards, num_workers) if records is None else records
+    given = 0
+    for batch in _training_batches(shards, num_workers):
+        given += len(batch.lengths)
+        images = tuple(image for image in batch.images if image is not None)
+        yield PackedRow(batch.ids, images, batch.sample_ids, batch.lengths)
+        if given >= total:
+            return
+
+
+@cache
+def records_of_windows(shards: Path, num_workers: int) -> int:
+    """Records of the first windows of each lane, a small, a middle and a full one: planning a window that is then left would count
+    against the loader."""
+    windows = dict.fromkeys(range(max(1, num_workers)), 0)
+    total = 0
+    for batch in _training_batches(shards, num_workers):
+        windows[batch.cursor.lane] = batch.cursor.window
+        total += len(batch.lengths) if batch.cursor.window < WINDOWS else 0
+        if min(windows.values()) >= WINDOWS:
+            break
+    return total
+
+
+def _training_batches(shards: Path, num_workers: int) -> Iterator[Batch]:
     data = DataModule(
         "demo",
         ImageLayout(SPEC, GRID),
@@ -59,15 +87,8 @@ def ours(shards: Path, num_workers: int = 0, records: int | None = None) -> Iter
         steps_per_epoch=1_000_000,
     )
     loader = data.train_dataloader()
-    total = len(data.sources("train")[0].shards) if records is None else records
-    given = 0
     try:
-        for batch in loader:
-            given += len(batch.lengths)
-            images = tuple(image for image in batch.images if image is not None)
-            yield PackedRow(batch.ids, images, batch.sample_ids, batch.lengths)
-            if given >= total:
-                return
+        yield from loader
     finally:
         loader.close()
 
@@ -78,9 +99,10 @@ def webdataset(shards: Path, decode: str) -> Iterator[PackedRow]:
     Args:
         decode: `pil` for its own decoder and Pillow's resize; `torchvision` for a decoder of the user's.
     """
-    wds: Any = importlib.import_module("webdataset")
+    from webdataset.compat import WebDataset
+
     paths = sorted(str(path) for path in shards.glob("*.tar"))
-    dataset = wds.WebDataset(paths, shardshuffle=len(paths), seed=0).shuffle(SHUFFLED)
+    dataset: Any = WebDataset(paths, shardshuffle=len(paths), seed=0).shuffle(SHUFFLED)
     if decode == "pil":
         dataset = dataset.decode("pil").map_dict(jpg=resized_by_pillow)
     else:
@@ -107,10 +129,8 @@ def decoded_by_torchvision(data: bytes) -> Pixels:
 
     stored = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     size = [SPEC.size_px, SPEC.size_px]
-    decoded = decode_jpeg(stored, mode=ImageReadMode.RGB)
-    assert isinstance(decoded, torch.Tensor)  # a list comes for a list alone
-    pixels: Pixels = resize(decoded, size, InterpolationMode.BICUBIC, antialias=True)
-    return pixels
+    decoded: Any = decode_jpeg(stored, mode=ImageReadMode.RGB)
+    return resize(decoded, size, InterpolationMode.BICUBIC, antialias=True)
 
 
 def pack_as_they_come(samples: Iterable[tuple[Pixels, Mapping[str, Any]]]) -> Iterator[PackedRow]:

@@ -105,11 +105,9 @@ def model_and_data(args: argparse.Namespace) -> "tuple[str, VisionLanguageModel,
     from vlm.commands.configs import find_config
     from vlm.commands.demo import expand
     from vlm.leak_check.check import open_closed_paths
-    from vlm.model import VisionLanguageModel
 
-    own: list[str] = []
     if args.model is not None:
-        name, model = str(args.model), VisionLanguageModel.from_pretrained(args.model)
+        model, own, name = model_of_folder(args.model)
     else:
         configs = [find_config(one) for one in args.config or [CONFIG]]
         name = " + ".join(Path(one).name for one in configs) + ", random weights"
@@ -136,8 +134,28 @@ def model_of_config(configs: Sequence[str]) -> "tuple[VisionLanguageModel, list[
     group = vars(settings["model"])
     model = VisionLanguageModel(group["config"])
     choose_learning(model, group["train_only"], group["freeze"])
-    train = settings["data"]["train"] or []
-    return model, [source if isinstance(source, str) else source["path"] for source in train]
+    return model, _paths(settings["data"]["train"])
+
+
+def model_of_folder(folder: Path) -> "tuple[VisionLanguageModel, list[str], str]":
+    """A trained model, with what its run froze frozen, where the run's config lies beside its folder; the places of the run's
+    training data that are still there; and what to call it."""
+    from vlm.commands.configs import require_settings
+    from vlm.model import VisionLanguageModel
+    from vlm.training.parts import choose_learning
+
+    model, config = VisionLanguageModel.from_pretrained(folder), folder.absolute().parent / "config.yaml"
+    if not config.is_file():
+        return model, [], f"{folder}, all parts learning in training mode (no config.yaml of its run beside it)"
+    settings = require_settings(config)
+    group, data = settings.get("model", {}), settings.get("data", {})
+    choose_learning(model, group.get("train_only"), group.get("freeze"))
+    paths = [path for path in _paths(data.get("train")) if path.startswith("demo:") or Path(path).exists()]
+    return model, paths, f"{folder}, parts frozen as in {config.name} beside it"
+
+
+def _paths(train: Any) -> list[str]:
+    return [source if isinstance(source, str) else source["path"] for source in train or []]
 
 
 def as_json(
