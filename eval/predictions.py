@@ -96,7 +96,13 @@ def _record(prediction: Prediction) -> dict[str, Any]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """All of the file or none of it, also when the machine stops in between."""
+    """All of the file or none of it, also when the machine stops in between.
+
+    Raises:
+        ValueError: there is something that is no file, such as a folder or a device.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is no file but a folder or a device; name a file to write")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

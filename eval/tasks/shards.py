@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
+from data.remote import public_url
 from data.sample import BadRecord, Question, parse_question
 from data.shards import MANIFEST, ShardSet, open_shards
 from eval.metrics import best_token_f1, exact_figures, exact_match
@@ -149,7 +150,7 @@ def shards_task(
 
 
 def task_name_of(source: str | Path, kind: str) -> str:
-    """KIND/FILE, a name that can be a folder's."""
-    path = Path(source)
+    """KIND/FILE, a name that can be a folder's; of a URL nothing that may be secret."""
+    path = Path(public_url(source) if isinstance(source, str) and "://" in source else source)
     stem = path.parent.name if path.name == "dataset.json" else path.name.removesuffix(".tar")
     return f"{kind}/{re.sub(r'[^A-Za-z0-9_]+', '-', stem).strip('-') or 'questions'}"

@@ -1,6 +1,6 @@
 """`vlm bench data`: the data engine beside the loaders that there are, in one run, on one core.
 
-Run as `python -m vlm.bench.data FOLDER PICTURES ROUNDS`; prints JSON. A process of its own, so that it can be bound to one core and
+Run as `python -m vlm.bench.data FOLDER PICTURES ROUNDS RECORDS`; prints JSON. A process of its own, so that it can be bound to one core and
 nothing else is in it. Every round runs every pipeline once; times are the process's CPU time, which other programs cannot
 take away. Rows with workers may use all cores, and count the workers' CPU time too.
 """
@@ -75,13 +75,13 @@ class DataResults:
     missing: list[str]  # peers, and why
 
 
-def measure_data(folder: Path, pictures: int, rounds: int) -> DataResults:
+def measure_data(folder: Path, pictures: int, rounds: int, records: int) -> DataResults:
     """Measure in a process of its own.
 
     Raises:
         RuntimeError: what that process said last.
     """
-    command = [sys.executable, "-m", "vlm.bench.data", str(folder), str(pictures), str(rounds)]
+    command = [sys.executable, "-m", "vlm.bench.data", *map(str, (folder, pictures, rounds, records))]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"the measurement ended with code {done.returncode}; what it said stands above")
@@ -186,7 +186,7 @@ def rates(passes: Mapping[str, list[Pass]], peers: Sequence[str]) -> list[Rate]:
     ]
 
 
-def measure(folder: Path, pictures: int, rounds: int) -> DataResults:
+def measure(folder: Path, pictures: int, rounds: int, records: int) -> DataResults:
     """Everything, in this process, which is bound to one core meanwhile where the system can do that."""
     from vlm.bench.data_pictures import made_shards
     from vlm.training.progress import progress
@@ -224,7 +224,7 @@ def measure(folder: Path, pictures: int, rounds: int) -> DataResults:
         rates(taken, (PILLOW, TORCHVISION)),
         rates(reading, (STREAM,)),
         measure_packing(rounds),
-        measure_resume(folder, rounds),
+        measure_resume(folder, rounds, records),
         float(np.mean(lengths)),
         float(np.percentile(lengths, 95)),
         missing,
@@ -241,4 +241,4 @@ def mean_pixels(shards: Path) -> float:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(measure(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])))))
+    print(json.dumps(asdict(measure(Path(sys.argv[1]), *map(int, sys.argv[2:])))))

@@ -17,7 +17,7 @@ from data.shards import write_manifest, write_shard
 from vlm.bench.data_pictures import picture, words_of
 from vlm.bench.data_pipelines import GRID, ROW_TOKENS, SPEC
 
-RECORDS, PER_SHARD = 25_000, 2_500
+PER_SHARD = 2_500
 DRAWN = 20  # different pictures: what is read and decoded before the first batch is one row's
 ROWS_BEFORE = 60  # handed out before the place is saved
 WORKERS = (0, 1, 2)
@@ -34,14 +34,14 @@ class Resumed:
     state_bytes: int
 
 
-def measure_resume(folder: Path, rounds: int) -> list[Resumed]:
-    """Save a place, then go on from it with a new data module each time. The records take 1.7 GB of the folder meanwhile."""
+def measure_resume(folder: Path, rounds: int, records: int) -> list[Resumed]:
+    """Save a place, then go on from it with a new data module each time. 25,000 records take 1.7 GB of the folder meanwhile."""
     with TemporaryDirectory(dir=folder, prefix=".records-") as place:
-        write_records(Path(place))
-        return _measure(Path(place), rounds)
+        write_records(Path(place), records)
+        return _measure(Path(place), rounds, records)
 
 
-def _measure(shards: Path, rounds: int) -> list[Resumed]:
+def _measure(shards: Path, rounds: int, records: int) -> list[Resumed]:
     started = module(shards, 0)
     loader = started.train_dataloader()
     batches = iter(loader)
@@ -62,7 +62,7 @@ def _measure(shards: Path, rounds: int) -> list[Resumed]:
             times.append((opened - began, time.perf_counter() - began))
             again.teardown()
         opens, firsts = zip(*times, strict=True)
-        found.append(Resumed(RECORDS, workers, median(opens), median(firsts), len(pickle.dumps(place))))
+        found.append(Resumed(records, workers, median(opens), median(firsts), len(pickle.dumps(place))))
     return found
 
 
@@ -73,15 +73,15 @@ def module(shards: Path, workers: int) -> DataModule:
     )
 
 
-def write_records(folder: Path) -> None:
+def write_records(folder: Path, records: int) -> None:
     """So many captions and conversations, each with one of a few pictures."""
     pictures = [picture(number) for number in range(DRAWN)]
-    for start in range(0, RECORDS, PER_SHARD):
+    for start in range(0, records, PER_SHARD):
         write_shard(
             folder / f"{start // PER_SHARD:04}.tar",
             (
                 (f"{one:06}", {"json": json.dumps(words_of(one)).encode(), "jpg": pictures[one % DRAWN]})
-                for one in range(start, start + PER_SHARD)
+                for one in range(start, min(start + PER_SHARD, records))
             ),
         )
     write_manifest(folder)

@@ -62,6 +62,7 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
         ("bench/", "shards/bench"),
         ("x/part-{00..07}.tar", "shards/part-00-07"),
         ("..", "shards/questions"),
+        ("https://me:pass@host/sets/mine.tar?token=secret", "shards/mine"),
     ],
 )
 def test_the_name_of_the_task_is_made_of_the_file_name(source: str, name: str) -> None:

@@ -14,29 +14,25 @@ from PIL import Image
 from data.shards import open_shards
 from data.window import MAX_DRAWS, MAX_ROWS
 from vlm.bench.data import (
-    ITEMS,
     OURS,
     PILLOW,
     STREAM,
     TORCHVISION,
-    WINDOW,
     DataResults,
-    Packing,
     Pass,
     Rate,
-    fill_in_order,
-    lengths_of_notes,
     measure_data,
-    pack_windows,
     pipelines_of,
     rates,
     readers_of,
     take,
     take_in_turn,
 )
+from vlm.bench.data_packing import ITEMS, WINDOW, Packing, fill_in_order, lengths_of_notes, pack_windows
 from vlm.bench.data_peers import PEERS, installed_peers
 from vlm.bench.data_pictures import made_shards, noise, picture
 from vlm.bench.data_pipelines import ROW_TOKENS, PackedRow, decoded_by_pillow, ours, webdataset
+from vlm.bench.data_resume import Resumed, measure_resume
 from vlm.commands.bench_data import tables
 
 PICTURES = 12
@@ -190,6 +186,7 @@ def test_tables_name_every_figure_and_every_missing_peer() -> None:
         [rate],
         [replace(rate, over={STREAM: 6.4})],
         [packing],
+        [Resumed(25_000, 2, 0.21, 0.83, 1_234)],
         596.0,
         1700.0,
         ["x is not installed"],
@@ -203,13 +200,25 @@ def test_tables_name_every_figure_and_every_missing_peer() -> None:
         "0.81%",
         "400,000",
         "no row: x is not installed",
+        "25,000 records",
+        "1,234 bytes",
+        "0.83 s",
     ):
         assert words in text
 
 
+@pytest.mark.long
+def test_going_on_is_measured_with_and_without_workers_and_leaves_nothing(tmp_path: Path) -> None:
+    found = measure_resume(tmp_path, 1, records=60)
+    assert [one.workers for one in found] == [0, 1, 2]
+    assert all(0 < one.open_s < one.first_batch_s for one in found)
+    assert all(500 < one.state_bytes < 4096 for one in found)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_the_measurement_runs_in_a_process_of_its_own(tmp_path: Path) -> None:
-    found = measure_data(tmp_path, 6, 1)
+    found = measure_data(tmp_path, 6, 1, 60)
     assert [one.name for one in found.pipelines][:3] == [PILLOW, OURS, TORCHVISION]
     assert [one.name for one in found.reading] == ["webdataset, in order", "ours, in order", "ours, at random"]
     assert all(one.records_per_s > 0 for one in (*found.pipelines, *found.reading))
