@@ -1,7 +1,8 @@
 """Benchmarks of choices: the model writes, a rule reads a letter. `--rule` ranks the choices by likelihood instead.
 
 The reader of each is that of its official code, or of the harness that its published scores come from; what it cannot read is
-unparsed, where the official code draws a letter at random. Prompts: `llava` (LLaVA-1.5's, for all) and `official`.
+unparsed, where the official code draws a letter at random. Prompts: `llava` (LLaVA-1.5's, for all) and `official`; where a benchmark
+has published none (AI2D, ScienceQA for models that see, MMStar, SEED-Bench, which ranks), `vlmevalkit`: most published scores come from it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -36,18 +37,19 @@ from eval.truth import letter_match, letters
 
 LLAVA = {"llava": "llava/letter"}
 OPEN = {"llava": "llava/short-answer"}
+KIT = {"vlmevalkit": "official/mmbench"}  # VLMEvalKit asks all benchmarks of letters as MMBench does
 TEXT_ALONE = {"question": "question"}  # for rules that rank the choices' texts
 REASONED_TOKENS = 512  # answers that may think before they choose
 
 
 def ai2d() -> Task:
     """AI2D, test (arXiv 1603.07396): diagrams whose labels are masked by the letters asked for. Score: accuracy."""
-    return _letters("ai2d/masked", parse_leading_letter, "chart and text")
+    return _letters("ai2d/masked", parse_leading_letter, "chart and text", prompts=KIT)
 
 
 def ai2d_no_mask() -> Task:
     """AI2D, test, with the diagrams as drawn: over 10 points easier than the masked ones. Score: accuracy."""
-    return _letters("ai2d/no-mask", parse_leading_letter, "chart and text")
+    return _letters("ai2d/no-mask", parse_leading_letter, "chart and text", prompts=KIT)
 
 
 def scienceqa() -> Task:
@@ -102,6 +104,7 @@ def mmstar() -> Task:
         "mmstar",
         parse_first_letter,
         "comprehensive",
+        prompts=KIT,
         headline=mean_over(lambda one: f"{one.category}/{one.truth.meta.get('l2')}", "mean over 18 axes"),
         summary=lambda found: {
             "axes": mmstar_scores(
@@ -118,7 +121,7 @@ def seedbench_image() -> Task:
 
     The reader is that of generated answers: their first sign. The paper ranks the options by likelihood: `--rule sum`.
     """
-    return _letters("seedbench/image", parse_first_letter, "comprehensive")
+    return _letters("seedbench/image", parse_first_letter, "comprehensive", prompts=KIT)
 
 
 def realworldqa() -> Task:
@@ -188,7 +191,7 @@ def _scienceqa(name: str) -> Task:
     return Task(
         name=name,
         questions=Benchmark(name),
-        prompts={"llava": "llava/scienceqa", **TEXT_ALONE},
+        prompts={"llava": "llava/scienceqa", **KIT, **TEXT_ALONE},
         extract=read_scienceqa,
         metric=letter_match,
         guesses=letters,
