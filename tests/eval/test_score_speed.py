@@ -39,7 +39,7 @@ def make_question(number: int, choose: bool) -> Question:
     )
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("choose", [True, False], ids=["scored choices", "written letters"])
 def test_10000_choice_questions_are_scored_in_under_a_minute_beside_the_models_time(
     choose: bool, tmp_path: Path

@@ -32,7 +32,7 @@ def logged(run: Path, column: str) -> dict[int, float]:
     return {int(line["step"]): float(line[column]) for line in lines if line.get(column)}
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_torchrun_resumes_two_processes_where_they_were_with_cached_features(config: Path, tmp_path: Path) -> None:
     # The schedule spans max_steps, so a rate without decay is the same in the half run and in the whole one.
     flat = ["--config", str(config), "--optimizer.final_fraction", "1.0", "--trainer.accelerator", "cpu"]

@@ -96,13 +96,17 @@ def test_training_goes_on_as_if_nothing_had_been_asked(vlm: Vlm, asking: list[st
     assert not (tmp_path / "plain" / "benchmarks").exists()
 
 
-def test_two_processes_share_the_questions_and_get_the_same_scores(asking: list[str], tmp_path: Path) -> None:
+def test_two_processes_share_the_questions_and_get_the_same_scores(vlm: Vlm, asking: list[str], tmp_path: Path) -> None:
     # One step of nothing: the weights are the same whatever the number of processes.
     still = [*asking, "--optimizer.lr", "1e-30", "--trainer.max_steps", "1", "--trainer.accelerator", "cpu"]
     found = []
     for processes in (1, 2):
         run = tmp_path / str(processes)
-        fit(processes, *still, "--trainer.default_root_dir", str(run), cwd=tmp_path)
+        arguments = [*still, "--trainer.default_root_dir", str(run)]
+        if processes == 1:
+            assert vlm("fit", *arguments)[0] == 0
+        else:
+            fit(processes, *arguments, cwd=tmp_path)
         folder = run / "benchmarks" / "step-1"
         found.append(json.loads((folder / "scores.json").read_text()))
         assert not list(folder.rglob("predictions.rank-*")), "merged"

@@ -25,7 +25,7 @@ from vlm.model import VisionLanguageModel
 
 ModelOf = Callable[..., VisionLanguageModel]
 RecordsOf = Callable[[VisionLanguageModel], list[Record]]
-QUICK = ("sum", "counted", "plain")
+QUICK = ("sum", "counted", "plain", "two targets", "wide delta looped")
 FITS: dict[str, dict[str, object]] = {
     "native": {"fit": "native", "max_pixels": 32 * 96},
     "tiles": {"fit": "tiles", "max_tiles": 4},
@@ -40,7 +40,7 @@ def leaks(model: VisionLanguageModel, records: Sequence[Record], rows: int = 1) 
 
 
 @pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=[] if kind in QUICK else pytest.mark.long) for kind in KINDS], ids=list(KINDS)
+    "kind", [pytest.param(kind, marks=[] if kind in QUICK else pytest.mark.slow) for kind in KINDS], ids=list(KINDS)
 )
 def test_no_kind_of_backbone_leaks(kind: str, model_of: ModelOf, records_of: RecordsOf) -> None:
     model = model_of(kind)

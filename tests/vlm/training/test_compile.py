@@ -13,7 +13,7 @@ pytestmark = pytest.mark.long
 ROOT = Path(__file__).resolve().parents[3]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_three_training_steps_with_compiled_blocks_have_the_losses_of_plain_ones(tmp_path: Path) -> None:
     """In a process of its own: the runtime type check of the tests' import hook breaks torch.compile."""
     out, script = tmp_path / "losses.json", Path(__file__).with_name("compiled_steps.py")
