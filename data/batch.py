@@ -61,7 +61,8 @@ class Batch:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # One tensor for all pictures: a worker sends each tensor through a file descriptor of its own.
-        present = [image.flatten() for image in self.images if image is not None]
+        # Row by row, the colours of a pixel side by side, as prepared pixels lie in memory.
+        present = [image.permute(1, 2, 0).flatten() for image in self.images if image is not None]
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values["images"] = tuple(None if image is None else tuple(image.shape) for image in self.images)
         return _restore, (values, torch.cat(present) if present else None)
@@ -171,4 +172,9 @@ def is_cached(picture: Picture, cached: Container[str]) -> bool:
 def _restore(values: dict[str, Any], flat: Tensor | None) -> Batch:
     shapes = values["images"]
     parts = iter(()) if flat is None else iter(flat.split([math.prod(shape) for shape in shapes if shape is not None]))
-    return Batch(**{**values, "images": tuple(None if shape is None else next(parts).view(shape) for shape in shapes)})
+    images = tuple(None if shape is None else _as_pixels(next(parts), *shape) for shape in shapes)
+    return Batch(**{**values, "images": images})
+
+
+def _as_pixels(part: Tensor, colours: int, height: int, width: int) -> UInt8[Tensor, "3 H W"]:
+    return part.view(height, width, colours).permute(2, 0, 1)

@@ -118,17 +118,22 @@ def _cut(pixels: UInt8[Tensor, "3 H W"], canvas: Canvas) -> list[UInt8[Tensor, "
 def _fit(
     image: UInt8[Tensor, "3 h w"], canvas: Canvas, spec: ImageSpec, background: tuple[int, int, int]
 ) -> tuple[UInt8[Tensor, "3 H W"], int]:
-    """The picture in the middle of its canvas, and the longer side that it has there."""
+    """The picture in the middle of its canvas, and the longer side that it has there.
+
+    In memory the colours of a pixel stay side by side, as decoders leave them: a fifth of the time of resizing goes into planes.
+    """
     # torch's uint8 path gives PIL's pixels to within rounding, several times faster.
     _, height, width = image.shape
     full = [canvas.height, canvas.width]
     scale = min(canvas.height / height, canvas.width / width)
     target = full if canvas.fills else [max(1, round(side * scale)) for side in (height, width)]
     if [height, width] != target:
-        image = functional.interpolate(image[None], target, mode=spec.interpolation, antialias=True)[0]
+        # The stride of the one picture says how its pixels lie; without it torch takes planes for the result.
+        one = image.as_strided((1, *image.shape), (image.numel(), *image.stride()))
+        image = functional.interpolate(one, target, mode=spec.interpolation, antialias=True)[0]
     if target == full:
-        return image.contiguous(), max(target)
-    pixels = torch.tensor(background, dtype=torch.uint8)[:, None, None].repeat(1, *full)
+        return image, max(target)
+    pixels = torch.tensor(background, dtype=torch.uint8).repeat(*full, 1).permute(2, 0, 1)
     top, left = ((whole - side) // 2 for whole, side in zip(full, target, strict=True))
     pixels[:, top : top + target[0], left : left + target[1]] = image
     return pixels, max(target)

@@ -23,6 +23,7 @@ class Picture:
     key: str
     augmentation: int
     slots_per_crop: tuple[int, ...]  # slots of each crop that the encoder sees of it
+    name: str = ""  # in its record; empty where it comes from elsewhere
 
     @property
     def feature_key(self) -> str:
@@ -111,6 +112,7 @@ class RowWriter:
         self._positions: list[Int64[np.ndarray, "n 3"]] = []
         self._pictures: list[Picture] = []
         self._turns: list[Turn] = []
+        self._since_picture = 0  # tokens whose positions are still to be counted
 
     def turn(self, role: str, mark: int = 1) -> None:
         """A message begins, with a mark of so many tokens."""
@@ -124,8 +126,7 @@ class RowWriter:
         self._ids += ids
         self._loss += loss
         self._is_image += [False] * len(ids)
-        self._positions.append(np.arange(self._time, self._time + len(ids))[:, None].repeat(3, axis=1))
-        self._time += len(ids)
+        self._since_picture += len(ids)
 
     def text(self, text: str, loss: bool) -> None:
         ids = self._tokenizer.encode(text)
@@ -146,6 +147,7 @@ class RowWriter:
         self.token(self._tokenizer.assistant)
 
     def row(self) -> Row:
+        self._count()
         return Row(
             np.array(self._ids, dtype=np.int64),
             np.array(self._loss, dtype=np.bool_),
@@ -176,9 +178,17 @@ class RowWriter:
             plan = layout.plan_stored(data)
         except BadRecord as error:
             raise BadRecord(f"record {self.sample_id!r}, {name}: {error}", error.reason) from None
+        self._count()
         self._ids += [self._tokenizer.image] * plan.slots
         self._loss += [False] * plan.slots
         self._is_image += [True] * plan.slots
         self._positions.append(self._time + plan.positions)
         self._time += plan.duration
-        self._pictures.append(Picture(data, picture_key(data), self._augmentation, plan.slots_per_crop))
+        self._pictures.append(Picture(data, picture_key(data), self._augmentation, plan.slots_per_crop, name))
+
+    def _count(self) -> None:
+        """The positions of the tokens since the last picture, in one go."""
+        count = np.arange(self._time, self._time + self._since_picture)
+        self._positions.append(count[:, None].repeat(3, axis=1))
+        self._time += self._since_picture
+        self._since_picture = 0

@@ -54,7 +54,8 @@ def test_what_waits_holds_no_picture_and_comes_back_as_it_was(
         for name in ("ids", "loss", "is_image", "positions"):
             np.testing.assert_array_equal(getattr(row, name), getattr(whole, name))
             assert getattr(row, name).dtype == getattr(whole, name).dtype
-        assert len(pickle.dumps(planned)) < 1200
+        # 11 bytes for a token, and some hundred for its names; the three pictures alone take 1,000.
+        assert len(pickle.dumps(planned)) < 900 + 11 * len(row)
 
 
 def test_cached_pictures_are_not_read_again(
