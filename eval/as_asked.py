@@ -45,11 +45,21 @@ def task_as_asked(folder: str | Path, name: str) -> Task:
 
 
 def _named(place: Path, name: str, mode: Mode) -> Task:
-    """The task of this name; if there is none, one of the user's shards or texts."""
+    """The task of this name; if there is none, one of the user's shards or texts, from where they were."""
     try:
         return find_task(name)
     except ValueError:
-        return text_task(place, name) if mode == "rate" else shards_task(place, mode, name)
+        if mode == "rate":
+            return text_task(place, name)
+        return shards_task(_source(place) or place, mode, name)
+
+
+def _source(place: Path) -> str | None:
+    try:
+        source = json.loads((place / "run.json").read_text(encoding="utf-8")).get("source")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return source if isinstance(source, str) else None
 
 
 def ways(task: Task, mode: Mode) -> Iterator[Task]:

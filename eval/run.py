@@ -254,6 +254,7 @@ def _seconds_before(place: Path, fingerprint: str) -> float:
 
 def _write_run(place: Path, plan: Plan, blind_limit: int | None, seconds: float) -> None:
     run = {"task": plan.task.name, "answerer": plan.fingerprint, "blind_limit": blind_limit, "seconds": seconds}
+    run |= {} if plan.task.source is None else {"source": plan.task.source}
     write_atomically(place / "run.json", json.dumps(run, indent=2) + "\n")
 
 

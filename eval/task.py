@@ -98,6 +98,7 @@ class Task:
     group_by: Callable[[Question], str | None] | None = None  # draws that are not independent, for the interval
     max_new_tokens: int = 16
     category: str | None = None  # family of the benchmark, for reports
+    source: str | None = None  # where shards of the user's lie, for a report that shows questions
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):

@@ -140,6 +140,7 @@ def shards_task(
     return Task(
         name=name if name is not None else task_name_of(source, "shards"),
         questions=lambda: read_questions(source, mode),
+        source=None if "://" in str(source) else str(Path(source).expanduser().absolute()),
         mode=mode,
         prompt=prompt,
         metric=against_answers(exact_match if mode == "choose" else best_token_f1),

@@ -1,6 +1,7 @@
 """Pages of real runs: scores as the runs tell them, hostile texts escaped, questions and pictures where they are there."""
 
 import hashlib
+import io
 import json
 import re
 import shutil
@@ -11,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from data.sample import Question
+from data.shards import write_shard
 from eval.compare import compare_outcomes
 from eval.run import evaluate, kept_outcomes
 from eval.task import Answer, Task
 from eval.tasks.long_context import long_task
+from eval.tasks.shards import shards_task
 from vlm.cli import main
 from vlm.eval_report import gallery, runs
 from vlm.eval_report.gallery import Gallery, choose, shorten, thumbnail
@@ -216,6 +220,23 @@ def test_a_task_of_shards_has_its_scores_and_answers_without_the_questions(folde
     assert "shards/mine" in page
     assert "the question is not shown" in page
     assert "✓ right" in page
+
+
+def test_a_task_of_shards_shows_its_questions_where_the_shards_still_lie(tmp_path: Path) -> None:
+    records = []
+    for number in range(4):
+        file = io.BytesIO()
+        Image.new("RGB", (40, 30), (60 * number, 90, 120)).save(file, "PNG")
+        content = [{"type": "image", "image": "0.png"}, {"type": "text", "text": f"Which, {number}?"}]
+        told = {"id": f"mine-{number}", "content": content, "answers": [f"answer {number}"]}
+        records.append((f"{number:04}", {"json": json.dumps(told).encode(), "0.png": file.getvalue()}))
+    write_shard(tmp_path / "mine.tar", records)
+    evaluate(shards_task(tmp_path / "mine.tar", "generate"), Guesses("x", 0.5), tmp_path / "run", blind_limit=0)
+    for there in (True, False):
+        cards = Gallery(read_runs([tmp_path / "run"])).cards("shards/mine", 4)
+        assert len(cards) == 4
+        assert all(one.text.startswith("Which, ") == there and len(one.pictures) == there for one in cards)
+        (tmp_path / "mine.tar").unlink(missing_ok=True)
 
 
 def test_a_task_that_asks_otherwise_now_has_its_scores_and_says_why_no_answers(
