@@ -103,8 +103,18 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join([first.strip().ljust(widths[0]), *others])
 
 
+def means(results: Mapping[str, Result]) -> dict[str, tuple[float, tuple[str, ...]]]:
+    """Benchmarks whose one score is the mean of several tasks that are all here: the mean, and of which."""
+    from eval.tasks import MEANS
+
+    found = {name: parts for name, parts in MEANS.items() if all(part in results for part in parts)}
+    return {name: (sum(results[part].score for part in parts) / len(parts), parts) for name, parts in found.items()}
+
+
 def _notes(results: Mapping[str, Result]) -> list[str]:
-    notes = []
+    notes = [
+        f"{name}: {value:.3f}, the mean of {' and '.join(parts)}" for name, (value, parts) in means(results).items()
+    ]
     for name, result in results.items():
         skipped = result.details.get("skipped", ())
         if skipped:

@@ -54,9 +54,10 @@ TASKS: dict[str, Callable[[], Task]] = {
     **long_context.TASKS,
 }
 
+MEANS = {"mmmu-pro": ("mmmu-pro/standard", "mmmu-pro/vision")}  # benchmarks whose one score is the mean of these
 GROUPS: dict[str, tuple[str, ...]] = {
     "demo": ("demo/unseen-style", "demo/held-out-category", "demo/presence", "demo/counting", "demo/caption"),
-    "mmmu-pro": ("mmmu-pro/standard", "mmmu-pro/vision"),
+    **MEANS,
     **{
         name: tuple(split for split in grounding.SPLITS if split.startswith(f"{name}/"))
         for name in ("refcoco", "refcoco-plus", "refcocog")

@@ -75,6 +75,12 @@ class Balance(HTMLParser):
         assert self.open.pop() == tag
 
 
+def test_a_benchmark_of_several_parts_has_its_mean_below_the_table() -> None:
+    parts = {"mmmu-pro/standard": replace(GOOD, score=0.25), "mmmu-pro/vision": replace(GOOD, score=0.5)}
+    assert scores_table(parts).endswith("\nmmmu-pro: 0.375, the mean of mmmu-pro/standard and mmmu-pro/vision")
+    assert "mmmu-pro: 0.375" not in scores_table({"mmmu-pro/vision": GOOD})
+
+
 def test_what_is_no_file_is_not_replaced_by_one(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ValueError, match="pipe is no file"):

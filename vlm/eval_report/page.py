@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from eval.compare import Comparison
-from eval.report import verdict
+from eval.report import means, verdict
 from eval.score import Result
 from eval.tasks.categories import CATEGORIES
 from vlm.eval_report.figures import figure_tables
@@ -202,9 +202,11 @@ def draw_said(said: Said, several: bool) -> str:
 
 
 def draw_notes(runs: Sequence[Run]) -> str:
-    """What is not on the page, and why."""
+    """Means of parts; what is not on the page, and why."""
     notes = []
     for run in runs:
+        for name, (value, parts) in means({task: own.result for task, own in run.tasks.items()}).items():
+            notes.append(f"<bdi>{escape(run.label)}</bdi>, {name}: {value:.3f}, the mean of {' and '.join(parts)}")
         for name, own in run.tasks.items():
             if own.why:
                 notes.append(

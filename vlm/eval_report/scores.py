@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from eval.compare import Comparison
+from eval.report import means
 from eval.score import Result
 from eval.tasks.categories import CATEGORIES
 from vlm.eval_report.figures import figure_tables
@@ -80,6 +81,9 @@ def markdown(runs: Sequence[Run]) -> str:
                     told = cells(name, run, run.tasks[name].result)
                     lines.append(row([*told, difference(less_first(runs, run, name))] if several else told))
         lines.append("")
+    for run in runs:
+        for name, (value, parts) in means({task: own.result for task, own in run.tasks.items()}).items():
+            lines += [f"{name}, {row_text(run.label)}: {value:.3f}, the mean of {' and '.join(parts)}.", ""]
     if several:
         lines += [f"{LESS_FIRST}: mean over questions, paired, with the 95 % interval; * where that leaves out 0.", ""]
     for place, (task, labels, rows) in enumerate(figure_tables(runs)):
@@ -90,9 +94,14 @@ def markdown(runs: Sequence[Run]) -> str:
 
 
 def row(texts: Sequence[str]) -> str:
-    """A row of a Markdown table; nothing in a cell can end it or be taken for HTML."""
-    safe = (text.replace("&", "&amp;").replace("<", "&lt;").replace("\\", "\\\\").replace("|", "\\|") for text in texts)
-    return f"| {' | '.join(' '.join(text.split()) for text in safe)} |"
+    """A row of a Markdown table."""
+    return f"| {' | '.join(map(row_text, texts))} |"
+
+
+def row_text(text: str) -> str:
+    """A text that can neither end its cell nor be taken for HTML."""
+    safe = text.replace("&", "&amp;").replace("<", "&lt;").replace("\\", "\\\\").replace("|", "\\|")
+    return " ".join(safe.split())
 
 
 def scores_json(runs: Sequence[Run]) -> str:
