@@ -24,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tasks", default="demo", metavar="NAME[,NAME]", help="benchmarks or groups of them (default: demo)"
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="only N questions of each task, evenly spread")
+    parser.add_argument(
+        "--limit", type=int, metavar="N", help="only N questions of each task, spread over all, the same ones each time"
+    )
     parser.add_argument(
         "--set",
         action="append",

@@ -67,7 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--skip-bad", action="store_true", help="with --shards: leave bad records out, and count them as failed"
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="only N questions of each task, evenly spread")
+    parser.add_argument(
+        "--limit", type=int, metavar="N", help="only N questions of each task, spread over all, the same ones each time"
+    )
     parser.add_argument(
         "--blind",
         type=blind_limit,

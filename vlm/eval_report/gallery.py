@@ -19,6 +19,7 @@ from data.sample import BadRecord, Question
 from eval.outcome import Outcome
 from eval.plan import answer_key
 from eval.plan_file import read_plan
+from eval.subset import spread
 from eval.task import Task
 from eval.tasks.long_context import measured
 from vlm.eval_report.runs import Run, TaskRun
@@ -131,11 +132,12 @@ class Gallery:
         except (ValueError, OSError):  # the benchmark is not there
             return {}
         found: dict[str, Question] = {}
+        drawn = spread(len(questions), len(plan.asked))
         for asked in plan.asked:
             if asked.id not in ids:
                 continue
-            # --limit: the places are those among evenly spread questions.
-            for place in dict.fromkeys((asked.place, asked.place * len(questions) // len(plan.asked))):
+            # --limit: the places are those among the questions that were drawn.
+            for place in dict.fromkeys((asked.place, *drawn[asked.place : asked.place + 1])):
                 try:
                     question = questions[place]
                     is_same = answer_key(task, task.ask(question), plan.fingerprint) == asked.key

@@ -49,7 +49,7 @@ class TrainingBenchmarks(Callback):
         tasks: names as `vlm eval tasks` lists them, such as demo/presence or a group, or {shards: PATH, mode: choose} for
             questions of your own; none switches it off.
         every_steps: optimizer steps between two looks.
-        limit: questions of each task, evenly spread, the same each time; null for all.
+        limit: questions of each task, spread over all, the same each time; null for all.
         blind: of these, how many are also asked without their pictures.
 
     Raises:

@@ -18,6 +18,7 @@ from data.sample import Question
 from data.shards import write_shard
 from eval.compare import compare_outcomes
 from eval.run import evaluate, kept_outcomes
+from eval.subset import limited
 from eval.task import Answer, Task
 from eval.tasks.long_context import long_task
 from eval.tasks.shards import shards_task
@@ -57,9 +58,7 @@ class Guesses:
 
 def some(name: str) -> Task:
     kind, length = name.removeprefix("long/").split("@")
-    task = long_task(kind, int(length))
-    kept = task.questions()[::5]
-    return replace(task, questions=lambda: kept)
+    return limited(long_task(kind, int(length)), 20)
 
 
 @pytest.fixture(scope="module")

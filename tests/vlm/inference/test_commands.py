@@ -13,6 +13,7 @@ import pytest
 import vlm.commands.eval
 from data.sample import Question
 from data.shards import write_shard
+from eval.subset import spread
 from vlm.cli import main
 from vlm.commands.eval import kept_results
 from vlm.inference.answer import ModelAnswerer
@@ -94,7 +95,7 @@ def test_text_is_rated_in_bits_per_byte(
     assert (found["n"], found["score"]) == (2, pytest.approx(max(0, 1 - expected / 8), abs=1e-5))
 
 
-def test_a_limit_is_spread_evenly_and_kept_apart(run_folder: Path, shard: Path) -> None:
+def test_a_limit_is_spread_over_all_and_kept_apart(run_folder: Path, shard: Path) -> None:
     assert (
         call(vlm.commands.eval, "--model", run_folder / "model", "--shards", shard, "--mode", "choose", "--limit", 3)
         == 0
@@ -103,7 +104,7 @@ def test_a_limit_is_spread_evenly_and_kept_apart(run_folder: Path, shard: Path) 
     folder = run_folder / "limit-3"
     assert json.loads((folder / "scores.json").read_text())["shards/colours"]["n"] == 3
     lines = (folder / "shards" / "colours" / "predictions.jsonl").read_text().splitlines()
-    assert {json.loads(line)["id"] for line in lines} == {"q0", "q2", "q4"}
+    assert {json.loads(line)["id"] for line in lines} == {f"q{place}" for place in spread(7, 3)}
 
 
 def test_one_task_more_keeps_the_scores_of_the_others(run_folder: Path, shard: Path, tmp_path: Path) -> None:
