@@ -64,12 +64,18 @@ def read_tasks(folder: Path) -> dict[str, TaskRun]:
     Raises:
         ValueError: there is none, or a result cannot be read.
     """
-    found = {name: read_task(folder, name) for name in sorted(finished(folder))}
+    found = {name: read_task(folder, name) for name in sorted(finished(folder), key=by_length)}
     if not found:
         raise ValueError(
             f"no finished evaluation in {folder}; make one: vlm eval --model FOLDER --tasks NAME --out {folder}"
         )
     return found
+
+
+def by_length(name: str) -> tuple[str, int]:
+    """What sorts 1024 before 16384."""
+    before, _, length = name.partition("@")
+    return before, int(length) if length.isdecimal() else 0
 
 
 def read_task(folder: Path, name: str) -> TaskRun:

@@ -10,7 +10,7 @@ from eval.report import means
 from eval.score import Result
 from eval.tasks.categories import CATEGORIES
 from vlm.eval_report.figures import figure_tables
-from vlm.eval_report.runs import Run, category_of, less_first, task_names
+from vlm.eval_report.runs import Run, by_length, category_of, less_first, task_names
 
 HEAD = ("task", "run", "score", "95 % interval", "n", "chance", "constant", "blind", "unparsed", "truncated", "failed")
 LESS_FIRST = "less the first"
@@ -26,12 +26,6 @@ def by_category(runs: Sequence[Run]) -> dict[str, list[str]]:
             own = "long context" if name.startswith("long/") else "other"
         members[own].append(name)
     return {category: sorted(names, key=by_length) for category, names in members.items() if names}
-
-
-def by_length(name: str) -> tuple[str, int]:
-    """What sorts 1024 before 16384."""
-    before, _, length = name.partition("@")
-    return before, int(length) if length.isdecimal() else 0
 
 
 def cells(name: str, run: Run, result: Result) -> tuple[str, ...]:
