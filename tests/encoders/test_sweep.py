@@ -49,7 +49,7 @@ def test_the_list_has_every_family_of_timm_and_every_tower_of_open_clip() -> Non
     assert all(model["parameters"] > MAX_PARAMETERS for model in stored["too_large"])
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_sweep_goes_on_where_it_stopped_and_tells_what_failed(tmp_path: Path) -> None:
     results = tmp_path / "results.jsonl"
     first, second = "timm:lcnet_035", "timm:mobilenetv2_035"

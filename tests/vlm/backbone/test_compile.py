@@ -26,7 +26,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return result
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["experts", "dense", "recomputed", "grouped"])
 def test_a_compiled_block_has_three_graphs_at_most_and_none_is_broken(found: dict[str, Any], kind: str) -> None:
     """Four blocks, of two kinds: those of the token encoder and the concept layers share their graphs."""
@@ -34,7 +34,7 @@ def test_a_compiled_block_has_three_graphs_at_most_and_none_is_broken(found: dic
     assert 1 <= found[kind]["graphs"] <= 2 * 3
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "tolerance"),
     [("experts", 1e-9), ("dense", 1e-9), ("recomputed", 1e-9), ("grouped", 1e-4)],

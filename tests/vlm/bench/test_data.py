@@ -207,7 +207,7 @@ def test_tables_name_every_figure_and_every_missing_peer() -> None:
         assert words in text
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_going_on_is_measured_with_and_without_workers_and_leaves_nothing(tmp_path: Path) -> None:
     found = measure_resume(tmp_path, 1, records=60)
     assert [one.workers for one in found] == [0, 1, 2]

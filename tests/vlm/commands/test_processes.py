@@ -50,7 +50,7 @@ def test_torchrun_resumes_two_processes_where_they_were_with_cached_features(con
     VisionLanguageModel.from_pretrained(halves / "model")
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_two_devices_need_no_launcher(config: Path, tmp_path: Path) -> None:
     settings = ["--config", str(config), "--trainer.max_steps", "2", "--trainer.strategy", "ddp"]
     out = fit([], *settings, cwd=tmp_path)

@@ -35,7 +35,9 @@ def num_logged(run: Path) -> int:
     return sum(bool(line["train/loss"]) for line in csv.DictReader(log.read_text().splitlines()))
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("sent", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_a_stopped_run_keeps_its_log_writes_no_model_and_says_so_by_its_exit_code(
     config: Path, sent: int, code: int
 ) -> None:
