@@ -177,7 +177,7 @@ def _scan_any(file: int, size: int, fail: Fail) -> TarIndex:
             raise fail(f"is cut short inside member {name!r:.300} ({offset:,} bytes needed, {size:,} there)")
         if header.type in _EXTENDED:
             try:
-                extended = _extend(extended, header.type, _extension(file, header.type, start, num_bytes))
+                extended = extend(extended, header.type, read_extension(file, header.type, start, num_bytes))
             except ValueError as error:
                 raise fail(f"is damaged at byte {start:,} ({error})") from None
             is_pending = True
@@ -224,7 +224,7 @@ class _Members:
             raise self._fail(f"member {name!r} comes twice")
 
 
-def _extension(file: int, kind: bytes, start: int, num_bytes: int) -> dict[str, str]:
+def read_extension(file: int, kind: bytes, start: int, num_bytes: int) -> dict[str, str]:
     """What an extended header says of the next member: its long name (GNU) or its records (pax)."""
     if num_bytes > MAX_EXTENDED_BYTES:
         raise ValueError(f"an extended header has {num_bytes:,} bytes, the limit is {MAX_EXTENDED_BYTES:,}")
@@ -240,10 +240,12 @@ def _extension(file: int, kind: bytes, start: int, num_bytes: int) -> dict[str, 
         name = match[2].decode("utf-8", "surrogateescape")
         records[name] = data[match.end() : end - 1].decode("utf-8", "surrogateescape")
         place = end
+    if "path" in records:  # every reader takes a slash at its end for nothing, also that of a file
+        records["path"] = records["path"].rstrip("/")
     return records
 
 
-def _extend(extended: dict[str, str], kind: bytes, records: dict[str, str]) -> dict[str, str]:
+def extend(extended: dict[str, str], kind: bytes, records: dict[str, str]) -> dict[str, str]:
     """The next member as two extended headers describe it, where every reader agrees what that is."""
     if any(name.startswith("GNU.sparse") for name in records):
         raise ValueError("sparse members are not read")

@@ -4,18 +4,15 @@ In: an open file. Out: records, as keys and byte ranges. What is refused is the 
 """
 
 import os
-import re
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from data.tar import BLOCK, MAX_MEMBER_BYTES, name_fault, split_name
+from data.tar import BLOCK, MAX_MEMBER_BYTES, extend, name_fault, read_extension, split_name
 
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"(\xb5": "zstd", b"PK": "zip"}
 EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME)
 PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE)
-MAX_EXTENDED_BYTES = 2**20  # of the extended header of one member
-PAX_RECORD = re.compile(rb"([1-9][0-9]{0,6}) ([^=\n]+)=")  # "LENGTH name=value\n", the length counting itself
 STEP = 2**20  # bytes of one read while the next header is looked for
 
 Note = Callable[[str | None, str, str], None]  # (key or member, reason, message)
@@ -105,7 +102,7 @@ def _members(file: int, size: int, offset: int, note: Note) -> Iterator[tuple[in
             return note(_key(name), "cut short", message)
         if header.kind in EXTENDED:
             try:
-                extended = _extend(extended, header.kind, _extension(file, header.kind, start, num_bytes))
+                extended = extend(extended, header.kind, read_extension(file, header.kind, start, num_bytes))
             except ValueError as error:
                 note(None, "damaged header", f"is damaged at byte {start:,} ({error})")
             is_pending, offset = True, after
@@ -158,40 +155,6 @@ def _next_header(file: int, offset: int) -> int | None:
                 return offset + place
         offset += len(chunk)
     return None
-
-
-def _extension(file: int, kind: bytes, start: int, num_bytes: int) -> dict[str, str]:
-    """What an extended header says of the next member: its long name (GNU) or its records (pax)."""
-    if num_bytes > MAX_EXTENDED_BYTES:
-        raise ValueError(f"an extended header has {num_bytes:,} bytes, the limit is {MAX_EXTENDED_BYTES:,}")
-    data = os.pread(file, num_bytes, start)
-    if kind == tarfile.GNUTYPE_LONGNAME:
-        return {"path": data.partition(b"\0")[0].decode("utf-8", "surrogateescape")}
-    records, place = dict[str, str](), 0
-    while place < len(data) and data[place]:
-        match = PAX_RECORD.match(data, place)
-        end = place + int(match[1]) if match else 0
-        if match is None or not match.end() < end <= len(data) or data[end - 1 : end] != b"\n":
-            raise ValueError("a pax record is malformed")
-        name = match[2].decode("utf-8", "surrogateescape")
-        records[name] = data[match.end() : end - 1].decode("utf-8", "surrogateescape")
-        place = end
-    return records
-
-
-def _extend(extended: dict[str, str], kind: bytes, records: dict[str, str]) -> dict[str, str]:
-    """The next member as two extended headers describe it, where every reader agrees what that is."""
-    if any(name.startswith("GNU.sparse") for name in records):
-        raise ValueError("sparse members are not read")
-    if "hdrcharset" in records:
-        raise ValueError("names in another encoding are not read")
-    if kind == tarfile.XGLTYPE:
-        if records.keys() & {"path", "size"}:
-            raise ValueError("an extended header gives one name or size to all members")
-        return extended
-    if extended.keys() & records.keys() & {"path", "size"}:
-        raise ValueError("two extended headers name one member")
-    return extended | records
 
 
 def _number(text: str) -> int:

@@ -243,6 +243,18 @@ def test_a_disk_that_fails_for_good_is_an_error_that_names_the_file(
         shard.read(0)
 
 
+def test_a_slash_behind_a_name_in_an_extended_header_is_nothing(tmp_path: Path) -> None:
+    """As tarfile and webdataset read it; found by five minutes of random bytes."""
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        header = tarfile.TarInfo("0.x")
+        header.size, header.pax_headers = 2, {"path": "0.json/"}
+        tar.addfile(header, io.BytesIO(b"{}"))
+    assert list(open_shards(path).read(0)) == ["0", {"json": b"{}"}]
+    with tarfile.open(path) as tar:
+        assert tar.getnames() == ["0.json"]
+
+
 def test_a_file_cut_while_it_is_read_is_an_error(tmp_path: Path) -> None:
     write_shard(tmp_path / "a.tar", RECORDS)
     shard = Shard(tmp_path / "a.tar")
