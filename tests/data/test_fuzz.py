@@ -30,6 +30,8 @@ from data.tar_index import TarIndex
 SLOW_BUDGET_S, QUICK_BUDGET_S = 100.0, 2.0  # for each of the three kinds of bytes
 EXAMPLE_LIMIT_S = 10.0  # of processor time: what takes longer hangs
 MEMORY_LIMIT = 600 * 2**20
+# An example of 40 kB that fails is shown at length; a warning of that must not hide what failed.
+pytestmark = pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisWarning")
 
 Bytes = st.SearchStrategy[bytes]
 Draw = st.DrawFn
