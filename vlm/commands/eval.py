@@ -68,7 +68,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--skip-bad", action="store_true", help="with --shards: leave bad records out, and count them as failed"
     )
     parser.add_argument(
-        "--limit", type=int, metavar="N", help="only N questions of each task, spread over all, the same ones each time"
+        "--limit",
+        type=int,
+        metavar="N",
+        help="only N questions of each task, spread over all, the same ones each time (another N draws others)",
     )
     parser.add_argument(
         "--blind",

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(
             f"no finished evaluation in {args.run}; make one: vlm eval --model FOLDER --tasks NAME --out {args.run}"
         )
-    wanted = there if args.tasks is None else args.tasks.split(",")
-    if missing := [name for name in wanted if name not in there]:
-        raise ValueError(f"{missing[0]} has no finished evaluation in {args.run}; there are: {', '.join(there)}")
+    wanted = there if args.tasks is None else chosen(args.tasks.split(","), there, args.run)
     require_writable(args.run, "RUN")
     tasks = [task_as_asked(args.run, name) for name in wanted]
     before = {name: _kept(args.run, name) for name in there}
@@ -53,6 +52,24 @@ def run(args: argparse.Namespace) -> int:
             print(f"{name}: was {before[name]['score']:.3f}")
         print(f"scores: {args.run / 'scores.json'}" + ("" if moved else " (no score has changed)"))
     return 1 if any(one.failed for one in results.values()) else 0
+
+
+def chosen(names: Sequence[str], there: Sequence[str], run: Path) -> list[str]:
+    """The finished tasks of these names; a group stands for those of its members that are there.
+
+    Raises:
+        ValueError: a name has none.
+    """
+    from eval.tasks import GROUPS
+    from eval.tasks.long_context import named
+
+    found: list[str] = []
+    for name in names:
+        members = [name] if name in there else [one for one in GROUPS.get(name) or named(name) or () if one in there]
+        if not members:
+            raise ValueError(f"{name} has no finished evaluation in {run}; there are: {', '.join(there)}")
+        found += members
+    return list(dict.fromkeys(found))
 
 
 def _kept(folder: Path, name: str) -> dict[str, Any]:

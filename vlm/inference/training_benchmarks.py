@@ -58,7 +58,7 @@ class TrainingBenchmarks(Callback):
 
     def __init__(
         self,
-        tasks: list[str | OwnQuestions] | None = None,
+        tasks: list[str | OwnQuestions] | str | None = None,
         every_steps: int = 500,
         limit: int | None = 100,
         blind: int = 0,
@@ -67,7 +67,7 @@ class TrainingBenchmarks(Callback):
             if value is not None and value < least:
                 raise ValueError(f"benchmarks.{name} must be at least {least}, got {value}")
         self.every_steps, self.limit, self.blind = every_steps, limit, blind
-        self.tasks = chosen(tasks or [])
+        self.tasks = chosen([tasks] if isinstance(tasks, str) else tasks or [])
         self.last_step = 0
         self.pictures: PictureFeatures | None = None  # of a frozen encoder, kept from look to look
 
@@ -150,6 +150,13 @@ def chosen(tasks: Sequence[str | OwnQuestions]) -> list[Task]:
     """
     found: dict[str, Task] = {}
     for one in tasks:
+        if isinstance(one, str) and one.strip()[:1] in (
+            "[",
+            "{",
+        ):  # a mapping that is none of OwnQuestions came as text
+            raise ValueError(
+                f"benchmarks.tasks: {one} is no task; write names and {{shards: PATH, mode: choose}}, mode choose or generate"
+            )
         for task in find_tasks(one) if isinstance(one, str) else [own(one)]:
             if isinstance(task.questions, Benchmark):
                 task.questions.require()
@@ -160,7 +167,10 @@ def chosen(tasks: Sequence[str | OwnQuestions]) -> list[Task]:
 def own(wanted: OwnQuestions) -> Task:
     """A task of the user's shards, whose questions are read, and all usable."""
     task = shards_task(wanted.shards, wanted.mode)
-    questions = task.questions()
+    try:
+        questions = task.questions()
+    except ValueError as error:
+        raise ValueError(f"benchmarks.tasks, {wanted.shards}: {error}") from None
     require_all_usable(questions, wanted.shards)
     return replace(task, questions=lambda: questions)
 

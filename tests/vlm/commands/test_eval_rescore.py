@@ -87,6 +87,14 @@ def test_a_changed_rule_of_reading_changes_the_score_and_only_of_the_task_that_i
     assert after["demo/presence"] == before["demo/presence"]
 
 
+def test_a_group_stands_for_what_is_there_of_it(vlm: Vlm, run: Path) -> None:
+    code, out, err = vlm("eval", "rescore", str(run), "--tasks", "demo,long/retrieve-one@777", "--json")
+    assert code == 0, err
+    assert list(json.loads(out)) == ["demo/presence", "long/retrieve-one@777"]
+    code, _, err = vlm("eval", "rescore", str(run), "--tasks", "mmmu-pro")
+    assert (code, "mmmu-pro has no finished evaluation" in err) == (2, True)
+
+
 @pytest.mark.parametrize(
     "change",
     [
