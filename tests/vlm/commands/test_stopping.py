@@ -66,6 +66,7 @@ def test_a_killed_run_has_its_log_up_to_the_end(config: Path) -> None:
     assert num_logged(config.parent / "run") >= 10
 
 
+@pytest.mark.slow
 def test_the_bar_shows_all_figures_in_100_columns(config: Path) -> None:
     ours, theirs = pty.openpty()
     run = start(config, stdin=theirs, stdout=theirs, stderr=theirs)

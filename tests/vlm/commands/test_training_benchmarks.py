@@ -96,6 +96,7 @@ def test_training_goes_on_as_if_nothing_had_been_asked(vlm: Vlm, asking: list[st
     assert not (tmp_path / "plain" / "benchmarks").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_questions_and_get_the_same_scores(vlm: Vlm, asking: list[str], tmp_path: Path) -> None:
     # One step of nothing: the weights are the same whatever the number of processes.
     still = [*asking, "--optimizer.lr", "1e-30", "--trainer.max_steps", "1", "--trainer.accelerator", "cpu"]
