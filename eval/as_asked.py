@@ -36,8 +36,12 @@ def task_as_asked(folder: str | Path, name: str) -> Task:
     try:
         kept = json.loads((place / FILE_NAME).read_text(encoding="utf-8").splitlines()[0])["prompt_hash"]
         mode: Mode = json.loads((place / "result.json").read_text(encoding="utf-8"))["details"]["mode"]
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"{place} has no finished evaluation of {name} ({error}); run it again") from None
+    except (LookupError, TypeError):
+        raise ValueError(
+            f"{FILE_NAME} or result.json in {place} is not what an evaluation writes; evaluate {name} again"
+        ) from None
     for task in ways(_named(place, name, mode), mode):
         if prompt_hash(task) == kept:
             return task

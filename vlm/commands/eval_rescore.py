@@ -64,6 +64,8 @@ def chosen(names: Sequence[str], there: Sequence[str], run: Path) -> list[str]:
     from eval.tasks.long_context import named
 
     found: list[str] = []
+    if not (names := [name.strip() for name in names if name.strip()]):
+        raise ValueError(f"--tasks names none; there are: {', '.join(there)}")
     for name in names:
         members = [name] if name in there else [one for one in GROUPS.get(name) or named(name) or () if one in there]
         if not members:

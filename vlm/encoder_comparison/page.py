@@ -20,6 +20,7 @@ from vlm.encoder_comparison.table import (
     table,
     told,
 )
+from vlm.eval_report.score_bar import draw_score_bar
 from vlm.inference.style import PAGE_STYLE
 
 STYLE = """
@@ -112,22 +113,8 @@ def draw_task(name: str, scores: Sequence[tuple[str, Score]]) -> str:
 
 
 def bar(score: Score) -> str:
-    """Score, interval, chance and blind score on a line from 0 to 1."""
-
-    def x(value: float) -> str:
-        return f"{5 + 200 * value:.1f}"
-
-    blind = "" if score.blind is None else (
-        f'<circle cx="{x(score.blind)}" cy="10" r="3.2" fill="none" stroke="var(--quiet)" stroke-width="1.2"/>'
-    )  # fmt: skip
-    return (
-        '<svg viewBox="0 0 210 20" role="img" aria-hidden="true">'
-        '<line x1="5" x2="205" y1="10" y2="10" stroke="var(--rule)" stroke-width="2"/>'
-        f'<line x1="{x(score.chance)}" x2="{x(score.chance)}" y1="3" y2="17" stroke="var(--quiet)" '
-        'stroke-width="1.2" stroke-dasharray="2 2"/>'
-        f'<line x1="{x(score.low)}" x2="{x(score.high)}" y1="10" y2="10" stroke="var(--accent)" stroke-width="6" '
-        f'stroke-opacity=".3"/><circle cx="{x(score.score)}" cy="10" r="4" fill="var(--accent)"/>{blind}</svg>'
-    )
+    """Score, interval, chance and blind score."""
+    return draw_score_bar(score.score, score.low, score.high, score.chance, score.blind)
 
 
 def html_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

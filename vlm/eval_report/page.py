@@ -14,6 +14,7 @@ from vlm.eval_report.figures import figure_tables
 from vlm.eval_report.gallery import Said, Shown
 from vlm.eval_report.heat_map import draw_map, maps
 from vlm.eval_report.runs import Run, less_first, task_names
+from vlm.eval_report.score_bar import draw_score_bar
 from vlm.eval_report.scores import HEAD, LESS_FIRST, OTHERS, by_category, cells, difference
 from vlm.eval_report.style import REPORT_STYLE
 from vlm.inference.style import PAGE_STYLE
@@ -107,23 +108,8 @@ def draw_difference(compared: Comparison | None) -> str:
 
 
 def draw_bar(result: Result) -> str:
-    """Score, interval, chance, the best constant answer and the blind score on a line from 0 to 1."""
-
-    def x(value: float) -> str:
-        return f"{5 + 200 * value:.1f}"
-
-    blind = "" if result.blind is None else (
-        f'<circle cx="{x(result.blind)}" cy="10" r="3.2" fill="none" stroke="var(--quiet)" stroke-width="1.2"/>'
-    )  # fmt: skip
-    return (
-        '<svg viewBox="0 0 210 20" role="img" aria-hidden="true">'
-        '<line x1="5" x2="205" y1="10" y2="10" stroke="var(--rule)" stroke-width="2"/>'
-        f'<line x1="{x(result.chance)}" x2="{x(result.chance)}" y1="3" y2="17" stroke="var(--quiet)" '
-        'stroke-width="1.2" stroke-dasharray="2 2"/>'
-        f'<line x1="{x(result.majority)}" x2="{x(result.majority)}" y1="3" y2="17" stroke="var(--quiet)"/>'
-        f'<line x1="{x(result.low)}" x2="{x(result.high)}" y1="10" y2="10" stroke="var(--accent)" stroke-width="6" '
-        f'stroke-opacity=".3"/><circle cx="{x(result.score)}" cy="10" r="4" fill="var(--accent)"/>{blind}</svg>'
-    )
+    """Score, interval, chance, the best constant answer and the blind score."""
+    return draw_score_bar(result.score, result.low, result.high, result.chance, result.blind, result.majority)
 
 
 def draw_figures(runs: Sequence[Run]) -> str:
